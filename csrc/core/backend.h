@@ -1,0 +1,77 @@
+// What a device must be able to do. The public functions check their arguments and hand over; a
+// backend computes. cpu/ implements this; cuda/ does, or no_cuda.cpp throws in its place.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "flatstep/dropout.h"
+#include "flatstep/loss.h"
+#include "flatstep/optim.h"
+#include "flatstep/runtime.h"
+#include "flatstep/types.h"
+
+namespace flatstep {
+
+// Fixed chunks of a list of segments: the unit of the norm's partial sums and of the update.
+struct ChunkTable {
+  static constexpr std::int64_t kChunk = 4096;  // elements
+
+  explicit ChunkTable(const std::vector<std::int64_t>& sizes);
+
+  std::vector<std::int64_t> sizes;
+  std::vector<std::int64_t> first_chunk;  // of each segment, and the total at the end
+  std::vector<double> partials;           // one a chunk
+
+  std::int64_t chunks() const { return first_chunk.back(); }
+};
+
+struct UpdateTask {
+  const OptimizerOptions& options;
+  const StepOptions& step_options;
+  const std::vector<Segment>& segments;
+  const std::vector<void*>& grads;
+  std::int64_t step;       // of this update, from 1
+  double grad_multiplier;  // clip_scale / grad_scale
+};
+
+class Backend {
+ public:
+  virtual ~Backend() = default;
+
+  // Checks the targets, then computes. See flatstep/loss.h.
+  virtual CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,
+                                           const CrossEntropyOptions& options,
+                                           const CrossEntropyOutputs& outputs,
+                                           void* workspace) const = 0;
+
+  // The norm alone; nonfinite_* are left to first_beyond.
+  virtual GradNorm grad_norm(const std::vector<const void*>& grads, DType dtype,
+                             ChunkTable& chunks) const = 0;
+  // The first element whose magnitude is not at most `limit`, as nonfinite_*.
+  virtual GradNorm first_beyond(const std::vector<const void*>& grads, DType dtype,
+                                const ChunkTable& chunks, double limit) const = 0;
+  virtual void scale(const std::vector<void*>& grads, DType dtype, const ChunkTable& chunks,
+                     double factor) const = 0;
+  virtual void update(const UpdateTask& task, const ChunkTable& chunks) const = 0;
+
+  virtual void dropout(const float* x, float* out, std::int64_t size, double p,
+                       const DropoutKey& key, std::int64_t first) const = 0;
+  virtual void dropout_mask(std::uint8_t* out, std::int64_t size, double p, const DropoutKey& key,
+                            std::int64_t first) const = 0;
+};
+
+namespace cpu {
+const Backend& backend();
+}
+
+namespace cuda {
+// Throws RuntimeFailure with the reason when there is no such backend or device.
+const Backend& backend(const Device& device);
+void describe(BuildInfo& info);
+}  // namespace cuda
+
+// The backend of a device.
+const Backend& backend_of(const Device& device);
+
+}  // namespace flatstep

@@ -1,0 +1,170 @@
+// The inner part of the matrix product: packing into panels and the register tile, after Goto &
+// van de Geijn, "Anatomy of high-performance matrix multiplication" (2008). The blocking over
+// threads and cache is in cpu/gemm.cpp. This file is compiled with floating-point contraction, so
+// that sum += a * b becomes one instruction where the machine has it.
+#include <algorithm>
+
+#include "cpu/kernels/math.h"
+#include "cpu/kernels/tables.h"
+
+namespace flatstep::cpu::FLATSTEP_ISA {
+namespace {
+
+// A tile of kRows x kColumns fills the registers with sums: 12 x 2 of 32 with AVX-512 or NEON,
+// 6 x 2 of 16 with AVX or SSE, which leaves two for a row of B and one for an element of A.
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64, kRows = 12;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32, kRows = 6;
+#elif defined(__aarch64__)
+constexpr int kVectorBytes = 16, kRows = 12;
+#else
+constexpr int kVectorBytes = 16, kRows = 6;
+#endif
+constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(float));
+constexpr int kColumns = 2 * kWidth;
+// Elements of k in a panel: a panel of B (kColumns wide) stays in the first-level cache.
+constexpr std::int64_t kDepth = kVectorBytes == 64 ? 256 : 384;
+
+typedef float Vector __attribute__((vector_size(kVectorBytes)));
+
+inline Vector load(const float* p) {
+  Vector v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
+
+// c = a * b, plus what c holds with `add`, plus bias where it is not null.
+__attribute__((noinline)) void multiply_panels(std::int64_t depth, const float* a, const float* b,
+                                               float* c, std::int64_t ldc, bool add,
+                                               const float* bias) {
+  Vector sum[kRows][2];
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = Vector{};
+  for (std::int64_t p = 0; p < depth; ++p) {
+    const Vector b0 = load(b), b1 = load(b + kWidth);
+#pragma GCC unroll 16
+    for (int i = 0; i < kRows; ++i) {
+      sum[i][0] += a[i] * b0;
+      sum[i][1] += a[i] * b1;
+    }
+    a += kRows;
+    b += kColumns;
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < kRows; ++i) {
+    float* row = c + i * ldc;
+    if (add) {
+      sum[i][0] += load(row);
+      sum[i][1] += load(row + kWidth);
+    }
+    if (bias != nullptr) {
+      sum[i][0] += load(bias);
+      sum[i][1] += load(bias + kWidth);
+    }
+    store(row, sum[i][0]);
+    store(row + kWidth, sum[i][1]);
+  }
+}
+
+// packed[p * Panel + r] = x[r * step_r + p * step_p] for r < valid, else 0. One of the steps is 1.
+template <int Panel>
+void pack_panel(const float* x, std::int64_t step_r, std::int64_t step_p, std::int64_t valid,
+                std::int64_t depth, float* packed) {
+  if (valid == Panel && step_r == 1) {
+    for (std::int64_t p = 0; p < depth; ++p) {
+      std::memcpy(packed + p * Panel, x + p * step_p, Panel * sizeof(float));
+    }
+    return;
+  }
+  if (valid == Panel) {
+    // Square blocks keep both the reads and the writes within a few cache lines.
+    constexpr std::int64_t kBlock = 16;
+    for (std::int64_t begin = 0; begin < depth; begin += kBlock) {
+      const std::int64_t end = std::min(depth, begin + kBlock);
+      for (int r = 0; r < Panel; ++r) {
+        for (std::int64_t p = begin; p < end; ++p) {
+          packed[p * Panel + r] = x[r * step_r + p * step_p];
+        }
+      }
+    }
+    return;
+  }
+  for (std::int64_t p = 0; p < depth; ++p) {
+    for (int r = 0; r < Panel; ++r) {
+      packed[p * Panel + r] = r < valid ? x[r * step_r + p * step_p] : 0.0f;
+    }
+  }
+}
+
+void pack_a(const Gemm& gemm, std::int64_t row, std::int64_t rows, std::int64_t depth_begin,
+            std::int64_t depth, float* packed) {
+  const std::int64_t step_r = gemm.transpose_a ? 1 : gemm.lda;
+  const std::int64_t step_p = gemm.transpose_a ? gemm.lda : 1;
+  for (std::int64_t i = 0; i < rows; i += kRows, packed += kRows * depth) {
+    pack_panel<kRows>(gemm.a + (row + i) * step_r + depth_begin * step_p, step_r, step_p,
+                      std::min<std::int64_t>(kRows, rows - i), depth, packed);
+  }
+}
+
+void pack_b(const Gemm& gemm, std::int64_t column, std::int64_t columns, std::int64_t depth_begin,
+            std::int64_t depth, float* packed) {
+  const std::int64_t step_r = gemm.transpose_b ? gemm.ldb : 1;
+  const std::int64_t step_p = gemm.transpose_b ? 1 : gemm.ldb;
+  for (std::int64_t j = 0; j < columns; j += kColumns, packed += kColumns * depth) {
+    pack_panel<kColumns>(gemm.b + (column + j) * step_r + depth_begin * step_p, step_r, step_p,
+                         std::min<std::int64_t>(kColumns, columns - j), depth, packed);
+  }
+}
+
+// A tile that crosses the edge of C is computed whole beside it, then its valid part is copied.
+void edge_tile(const Gemm& gemm, std::int64_t row, std::int64_t column, std::int64_t depth,
+               const float* a, const float* b, bool add, const float* bias) {
+  alignas(64) float tile[kRows * kColumns];
+  multiply_panels(depth, a, b, tile, kColumns, false, nullptr);
+  const std::int64_t rows = std::min<std::int64_t>(kRows, gemm.m - row);
+  const std::int64_t columns = std::min<std::int64_t>(kColumns, gemm.n - column);
+  for (std::int64_t i = 0; i < rows; ++i) {
+    float* c = gemm.c + (row + i) * gemm.ldc + column;
+    for (std::int64_t j = 0; j < columns; ++j) {
+      float value = tile[i * kColumns + j];
+      if (add) value += c[j];
+      if (bias != nullptr) value += bias[j];
+      c[j] = value;
+    }
+  }
+}
+
+void tile(const Gemm& gemm, std::int64_t row, std::int64_t rows, std::int64_t column,
+          std::int64_t columns, std::int64_t depth, const float* packed_a, const float* packed_b,
+          bool first) {
+  const bool add = !first || gemm.accumulate;
+  for (std::int64_t j = 0; j < columns; j += kColumns) {
+    const float* b = packed_b + j * depth;
+    const float* bias = first && gemm.bias != nullptr ? gemm.bias + column + j : nullptr;
+    for (std::int64_t i = 0; i < rows; i += kRows) {
+      const float* a = packed_a + i * depth;
+      if (row + i + kRows <= gemm.m && column + j + kColumns <= gemm.n) {
+        multiply_panels(depth, a, b, gemm.c + (row + i) * gemm.ldc + column + j, gemm.ldc, add,
+                        bias);
+      } else {
+        edge_tile(gemm, row + i, column + j, depth, a, b, add, bias);
+      }
+    }
+  }
+}
+
+}  // namespace
+
+void fill_gemm_kernels(KernelTable& table) {
+  table.gemm_rows = kRows;
+  table.gemm_columns = kColumns;
+  table.gemm_depth = kDepth;
+  table.gemm_pack_a = pack_a;
+  table.gemm_pack_b = pack_b;
+  table.gemm_tile = tile;
+}
+
+}  // namespace flatstep::cpu::FLATSTEP_ISA

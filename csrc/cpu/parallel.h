@@ -1,0 +1,43 @@
+// The one way to run work on several threads. Tasks must not depend on each other, and what a task
+// computes must not depend on the worker that runs it: then no result depends on the thread count.
+#pragma once
+
+#include <cstdint>
+
+#include "flatstep/export.h"
+
+namespace flatstep::cpu {
+
+using TaskFunction = void (*)(void* context, std::int64_t task, int worker);
+
+// Calls function(context, task, worker) for every task in [0, tasks); worker < worker_count().
+// Serial with one thread, inside another parallel loop, and in a forked child (the threads of
+// libgomp do not survive fork). The function must not throw.
+FLATSTEP_API void run_tasks(std::int64_t tasks, TaskFunction function, void* context);
+
+// The greatest number of workers that run_tasks may use now; sizes scratch that each worker owns.
+FLATSTEP_API int worker_count();
+
+FLATSTEP_API void set_worker_count(int count);
+FLATSTEP_API bool has_openmp();
+
+template <class Function>
+void parallel_for(std::int64_t tasks, Function&& function) {
+  run_tasks(
+      tasks,
+      [](void* context, std::int64_t task, int worker) {
+        (*static_cast<Function*>(context))(task, worker);
+      },
+      &function);
+}
+
+// parallel_for over [0, size) in fixed stretches: function(begin, end).
+template <class Function>
+void parallel_ranges(std::int64_t size, std::int64_t stretch, Function&& function) {
+  parallel_for((size + stretch - 1) / stretch, [&](std::int64_t task, int) {
+    const std::int64_t begin = task * stretch;
+    function(begin, begin + stretch < size ? begin + stretch : size);
+  });
+}
+
+}  // namespace flatstep::cpu

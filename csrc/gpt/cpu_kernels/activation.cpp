@@ -1,0 +1,56 @@
+// GELU in the tanh form of GPT-2 (Hendrycks & Gimpel 2016, arXiv:1606.08415):
+//   gelu(x) = x/2 (1 + tanh u) = x s,  u = sqrt(2/pi) (x + 0.044715 x^3),  s = 1 / (1 + exp(-2u))
+#include "cpu/kernels/math.h"
+#include "gpt/cpu_kernels/tables.h"
+
+namespace flatstep::cpu::FLATSTEP_ISA {
+namespace {
+
+constexpr float kTwiceRoot = 1.59576912f;  // 2 sqrt(2 / pi)
+constexpr float kCubic = 0.044715f;
+
+// 1 / (1 + exp(-2u)); the exponential takes -|2u|, so it neither overflows nor loses digits.
+inline float sigmoid(float twice_u) {
+  const float magnitude = twice_u < 0 ? twice_u : -twice_u;
+  const float e = exp_nonpositive(magnitude);
+  const float numerator = twice_u < 0 ? e : 1.0f;
+  return numerator / (1.0f + e);
+}
+
+void gelu(const float* __restrict x, float* __restrict out, std::int64_t size) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < size; ++i) {
+    const float v = x[i];
+    out[i] = v * sigmoid(kTwiceRoot * v * multiply_add(kCubic * v, v, 1.0f));
+  }
+}
+
+void gelu_backward(const float* __restrict x, float* __restrict grad, std::int64_t size) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < size; ++i) {
+    const float v = x[i];
+    const float s = sigmoid(kTwiceRoot * v * multiply_add(kCubic * v, v, 1.0f));
+    const float slope = kTwiceRoot * multiply_add(3.0f * kCubic * v, v, 1.0f);  // d(2u)/dx
+    grad[i] *= multiply_add(v * s * (1.0f - s), slope, s);
+  }
+}
+
+void column_sum(const float* __restrict x, std::int64_t columns, std::int64_t begin,
+                std::int64_t end, float* __restrict out) {
+  std::memset(out, 0, static_cast<std::size_t>(columns) * sizeof(float));
+  for (std::int64_t i = begin; i < end; ++i) {
+    const float* row = x + i * columns;
+#pragma omp simd
+    for (std::int64_t j = 0; j < columns; ++j) out[j] += row[j];
+  }
+}
+
+}  // namespace
+
+void fill_activation_kernels(GptKernelTable& table) {
+  table.gelu = gelu;
+  table.gelu_backward = gelu_backward;
+  table.column_sum = column_sum;
+}
+
+}  // namespace flatstep::cpu::FLATSTEP_ISA

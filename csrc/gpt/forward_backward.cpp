@@ -1,0 +1,287 @@
+// The Transformer's forward and backward pass, written once against GptOps.
+#include <algorithm>
+
+#include "core/checks.h"
+#include "flatstep/gpt.h"
+#include "flatstep/loss.h"
+#include "gpt/batch.h"
+#include "gpt/ops.h"
+#include "gpt/workspace.h"
+
+namespace flatstep {
+namespace {
+
+// The tensors of one layer, in the parameter buffer or in the gradient buffer.
+template <class T>
+struct LayerTensors {
+  T *ln_1_weight, *ln_1_bias, *c_attn_weight, *c_attn_bias, *attn_proj_weight, *attn_proj_bias;
+  T *ln_2_weight, *ln_2_bias, *c_fc_weight, *c_fc_bias, *mlp_proj_weight, *mlp_proj_bias;
+
+  LayerTensors(const Layout& layout, T* buffer, std::int64_t layer) {
+    const std::string prefix = "transformer.h." + std::to_string(layer) + ".";
+    const auto at = [&](const char* name) { return buffer + layout.at(prefix + name).offset; };
+    ln_1_weight = at("ln_1.weight"), ln_1_bias = at("ln_1.bias");
+    c_attn_weight = at("attn.c_attn.weight"), c_attn_bias = at("attn.c_attn.bias");
+    attn_proj_weight = at("attn.c_proj.weight"), attn_proj_bias = at("attn.c_proj.bias");
+    ln_2_weight = at("ln_2.weight"), ln_2_bias = at("ln_2.bias");
+    c_fc_weight = at("mlp.c_fc.weight"), c_fc_bias = at("mlp.c_fc.bias");
+    mlp_proj_weight = at("mlp.c_proj.weight"), mlp_proj_bias = at("mlp.c_proj.bias");
+  }
+};
+
+template <class T>
+struct SharedTensors {
+  T *token_table, *position_table, *ln_f_weight, *ln_f_bias;
+
+  SharedTensors(const Layout& layout, T* buffer)
+      : token_table(buffer + layout.at("transformer.wte.weight").offset),
+        position_table(buffer + layout.at("transformer.wpe.weight").offset),
+        ln_f_weight(buffer + layout.at("transformer.ln_f.weight").offset),
+        ln_f_bias(buffer + layout.at("transformer.ln_f.bias").offset) {}
+};
+
+// What one pass needs to know; the members below are its steps.
+struct Pipeline {
+  const GptOps& ops;
+  const GptConfig& config;
+  const Layout& layout;
+  const float* params;
+  SequenceShape shape;
+  Workspace& space;
+  double dropout;  // 0 in evaluation
+  std::uint64_t seed;
+  std::int64_t step;
+
+  std::int64_t rows() const { return shape.rows(); }
+  std::int64_t width() const { return config.n_embd; }
+  DropoutSite site(std::uint32_t number) const { return {dropout, {seed, step, number}}; }
+
+  // out[rows, to] = x[rows, from] weight[from, to] + bias
+  void linear(const float* x, const float* weight, const float* bias, std::int64_t from,
+              std::int64_t to, float* out) const {
+    ops.gemm({false, false, rows(), to, from, x, from, weight, to, out, to, false, bias},
+             space.scratch);
+  }
+
+  // grad_weight, grad_bias from grad_out and x; grad_x = grad_out weight^T
+  void linear_backward(const float* x, const float* weight, const float* grad_out,
+                       std::int64_t from, std::int64_t to, float* grad_x, float* grad_weight,
+                       float* grad_bias, bool accumulate) const {
+    ops.gemm({true, false, from, to, rows(), x, from, grad_out, to, grad_weight, to, accumulate,
+              nullptr},
+             space.scratch);
+    ops.column_sum(grad_out, rows(), to, grad_bias, accumulate, space.scratch);
+    ops.gemm(
+        {false, true, rows(), from, to, grad_out, to, weight, to, grad_x, from, false, nullptr},
+        space.scratch);
+  }
+
+  float* after(std::int64_t layer) const {
+    return layer + 1 < config.n_layer ? space.layers[layer + 1].input : space.output;
+  }
+
+  void forward_layer(std::int64_t index) const {
+    const LayerActivations& a = space.layers[index];
+    const LayerTensors<const float> p(layout, params, index);
+    const std::int64_t c = width();
+    ops.layer_norm(a.input, p.ln_1_weight, p.ln_1_bias, rows(), c, a.ln_1);
+    linear(a.ln_1.out, p.c_attn_weight, p.c_attn_bias, c, 3 * c, a.qkv);
+    ops.attention(a.qkv, shape, config.n_head, c, site(Gpt::attention_site(index)), a.attention,
+                  a.log_sum, space.scratch);
+    linear(a.attention, p.attn_proj_weight, p.attn_proj_bias, c, c, space.projected);
+    ops.add_dropout(space.projected, a.input, rows() * c, site(Gpt::residual_site(index)),
+                    a.middle);
+    ops.layer_norm(a.middle, p.ln_2_weight, p.ln_2_bias, rows(), c, a.ln_2);
+    linear(a.ln_2.out, p.c_fc_weight, p.c_fc_bias, c, 4 * c, a.hidden);
+    ops.gelu(a.hidden, a.activated, rows() * 4 * c);
+    linear(a.activated, p.mlp_proj_weight, p.mlp_proj_bias, 4 * c, c, space.projected);
+    ops.add_dropout(space.projected, a.middle, rows() * c, site(Gpt::feed_forward_site(index)),
+                    after(index));
+  }
+
+  // Leaves the final hidden states in space.ln_f.out.
+  void forward() const {
+    const SharedTensors<const float> p(layout, params);
+    float* stream = space.layers.front().input;
+    ops.embed(p.token_table, p.position_table, space.tokens, shape, width(), stream);
+    if (dropout > 0) {
+      ops.add_dropout(stream, nullptr, rows() * width(), site(Gpt::embedding_site()), stream);
+    }
+    for (std::int64_t i = 0; i < config.n_layer; ++i) forward_layer(i);
+    ops.layer_norm(space.output, p.ln_f_weight, p.ln_f_bias, rows(), width(), space.ln_f);
+  }
+
+  // logits[count, V] of the hidden states from row `first` on.
+  void head(std::int64_t first, std::int64_t count, float* logits) const {
+    const std::int64_t c = width(), v = config.vocab_size;
+    const float* table = SharedTensors<const float>(layout, params).token_table;
+    ops.gemm({false, true, count, v, c, space.ln_f.out + first * c, c, table, c, logits, v, false,
+              nullptr},
+             space.scratch);
+  }
+
+  // The loss over chunks of rows, so that all logits never exist at once. With grad_hidden, also
+  // its gradient and that of the token table.
+  double head_loss(const CrossEntropyOptions& options, float* grad_hidden, float* grad_table,
+                   bool accumulate) const {
+    const std::int64_t c = width(), v = config.vocab_size;
+    const float* table = SharedTensors<const float>(layout, params).token_table;
+    double loss = 0;
+    for (std::int64_t first = 0; first < rows(); first += space.head_rows) {
+      const std::int64_t count = std::min(space.head_rows, rows() - first);
+      head(first, count, space.logits);
+      CrossEntropyOutputs outputs;
+      outputs.grad = grad_hidden != nullptr ? space.logits : nullptr;
+      loss += cross_entropy({space.logits, DType::f32, count, v, v},
+                            {space.targets + first, DType::i64, count}, options, outputs,
+                            space.loss_workspace, cross_entropy_workspace_bytes(count))
+                  .loss;
+      if (grad_hidden == nullptr) continue;
+      ops.gemm({false, false, count, c, v, space.logits, v, table, c, grad_hidden + first * c, c,
+                false, nullptr},
+               space.scratch);
+      ops.gemm({true, false, v, c, count, space.logits, v, space.ln_f.out + first * c, c,
+                grad_table, c, accumulate || first > 0, nullptr},
+               space.scratch);
+    }
+    return loss;
+  }
+
+  // space.grad_stream: the gradient of the layer's output on entry, of its input on return.
+  void backward_layer(std::int64_t index, float* grads, bool accumulate) const {
+    const LayerActivations& a = space.layers[index];
+    const LayerTensors<const float> p(layout, params, index);
+    const LayerTensors<float> g(layout, grads, index);
+    const std::int64_t c = width();
+    float* stream = space.grad_stream;
+    float* branch = space.grad_branch;
+    float* wide = space.grad_wide;
+
+    const float* upstream = through_dropout(Gpt::feed_forward_site(index));
+    linear_backward(a.activated, p.mlp_proj_weight, upstream, 4 * c, c, wide, g.mlp_proj_weight,
+                    g.mlp_proj_bias, accumulate);
+    ops.gelu_backward(a.hidden, wide, rows() * 4 * c);
+    linear_backward(a.ln_2.out, p.c_fc_weight, wide, c, 4 * c, branch, g.c_fc_weight, g.c_fc_bias,
+                    accumulate);
+    ops.layer_norm_backward(branch, a.middle, p.ln_2_weight, a.ln_2, rows(), c, true, stream,
+                            g.ln_2_weight, g.ln_2_bias, accumulate, space.scratch);
+
+    upstream = through_dropout(Gpt::residual_site(index));
+    linear_backward(a.attention, p.attn_proj_weight, upstream, c, c, space.projected,
+                    g.attn_proj_weight, g.attn_proj_bias, accumulate);
+    ops.attention_backward(a.qkv, a.attention, a.log_sum, space.projected, shape, config.n_head, c,
+                           site(Gpt::attention_site(index)), wide, space.scratch);
+    linear_backward(a.ln_1.out, p.c_attn_weight, wide, c, 3 * c, branch, g.c_attn_weight,
+                    g.c_attn_bias, accumulate);
+    ops.layer_norm_backward(branch, a.input, p.ln_1_weight, a.ln_1, rows(), c, true, stream,
+                            g.ln_1_weight, g.ln_1_bias, accumulate, space.scratch);
+  }
+
+  // The gradient of the stream through one dropout layer: the stream itself where nothing drops.
+  const float* through_dropout(std::uint32_t number) const {
+    if (dropout == 0) return space.grad_stream;
+    ops.add_dropout(space.grad_stream, nullptr, rows() * width(), site(number), space.grad_branch);
+    return space.grad_branch;
+  }
+
+  double forward_backward(const CrossEntropyOptions& options, float* grads, bool accumulate) const {
+    forward();
+    const SharedTensors<const float> p(layout, params);
+    const SharedTensors<float> g(layout, grads);
+    const double loss = head_loss(options, space.grad_branch, g.token_table, accumulate);
+    ops.layer_norm_backward(space.grad_branch, space.output, p.ln_f_weight, space.ln_f, rows(),
+                            width(), false, space.grad_stream, g.ln_f_weight, g.ln_f_bias,
+                            accumulate, space.scratch);
+    for (std::int64_t i = config.n_layer - 1; i >= 0; --i) backward_layer(i, grads, accumulate);
+    const float* upstream = through_dropout(Gpt::embedding_site());
+    ops.embed_backward(upstream, space.tokens, shape, width(), g.token_table, g.position_table,
+                       accumulate);
+    if (!accumulate) {  // positions that this batch did not reach
+      std::fill(g.position_table + shape.length * width(),
+                g.position_table + config.block_size * width(), 0.0f);
+    }
+    return loss;
+  }
+};
+
+CrossEntropyOptions loss_options(std::int64_t valid, double divisor, double label_smoothing,
+                                 std::int64_t ignore_index) {
+  CrossEntropyOptions options;
+  options.label_smoothing = label_smoothing;
+  options.ignore_index = ignore_index;
+  options.divisor = divisor > 0 ? divisor : static_cast<double>(std::max<std::int64_t>(1, valid));
+  return options;
+}
+
+}  // namespace
+
+std::size_t Gpt::training_workspace_bytes(std::int64_t batch, std::int64_t length) const {
+  check_shape(config_, batch, length);
+  return Workspace(config_, {batch, length}, Pass::training, nullptr).bytes;
+}
+
+std::size_t Gpt::inference_workspace_bytes(std::int64_t batch, std::int64_t length) const {
+  check_shape(config_, batch, length);
+  return Workspace(config_, {batch, length}, Pass::inference, nullptr).bytes;
+}
+
+double Gpt::forward_backward(const float* params, float* grads, const TokenBatch& tokens,
+                             const TokenBatch& targets, const TrainOptions& options,
+                             void* workspace, std::size_t workspace_bytes) const {
+  check_shape(config_, tokens.batch, tokens.length);
+  check_buffers(layout_, params, grads);
+  require(options.label_smoothing >= 0 && options.label_smoothing < 1, "label_smoothing",
+          options.label_smoothing, "a number in [0, 1)");
+  require(std::isfinite(options.loss_divisor) && options.loss_divisor >= 0, "loss_divisor",
+          options.loss_divisor, "a finite number >= 0");
+  require(options.step >= 0 && options.step < (std::int64_t{1} << 48), "step", options.step,
+          "a number in [0, 2^48)");
+  const SequenceShape shape{tokens.batch, tokens.length};
+  require_workspace(workspace, workspace_bytes,
+                    training_workspace_bytes(tokens.batch, tokens.length));
+  Workspace space(config_, shape, Pass::training, workspace);
+  copy_tokens(tokens, config_.vocab_size, space.tokens);
+  const std::int64_t valid =
+      copy_targets(targets, tokens, config_.vocab_size, options.ignore_index, space.targets);
+  const Pipeline pipeline{cpu::gpt_ops(), config_,         layout_,      params,      shape,
+                          space,          config_.dropout, options.seed, options.step};
+  return pipeline.forward_backward(
+      loss_options(valid, options.loss_divisor, options.label_smoothing, options.ignore_index),
+      grads, options.accumulate);
+}
+
+double Gpt::loss(const float* params, const TokenBatch& tokens, const TokenBatch& targets,
+                 void* workspace, std::size_t workspace_bytes, std::int64_t ignore_index) const {
+  check_buffers(layout_, params, nullptr);
+  const SequenceShape shape{tokens.batch, tokens.length};
+  require_workspace(workspace, workspace_bytes,
+                    inference_workspace_bytes(tokens.batch, tokens.length));
+  Workspace space(config_, shape, Pass::inference, workspace);
+  copy_tokens(tokens, config_.vocab_size, space.tokens);
+  const std::int64_t valid =
+      copy_targets(targets, tokens, config_.vocab_size, ignore_index, space.targets);
+  const Pipeline pipeline{cpu::gpt_ops(), config_, layout_, params, shape, space, 0.0, 0, 0};
+  pipeline.forward();
+  return pipeline.head_loss(loss_options(valid, 0, 0, ignore_index), nullptr, nullptr, false);
+}
+
+void Gpt::run_inference(const float* params, const TokenBatch& tokens, std::int64_t first_row,
+                        float* logits, void* workspace, std::size_t workspace_bytes) const {
+  check_buffers(layout_, params, nullptr);
+  require_workspace(workspace, workspace_bytes,
+                    inference_workspace_bytes(tokens.batch, tokens.length));
+  const SequenceShape shape{tokens.batch, tokens.length};
+  require_buffer(logits, (shape.rows() - first_row) * config_.vocab_size, DType::f32, "logits");
+  Workspace space(config_, shape, Pass::inference, workspace);
+  copy_tokens(tokens, config_.vocab_size, space.tokens);
+  const Pipeline pipeline{cpu::gpt_ops(), config_, layout_, params, shape, space, 0.0, 0, 0};
+  pipeline.forward();
+  pipeline.head(first_row, shape.rows() - first_row, logits);
+}
+
+void Gpt::logits(const float* params, const TokenBatch& tokens, float* logits, void* workspace,
+                 std::size_t workspace_bytes) const {
+  run_inference(params, tokens, 0, logits, workspace, workspace_bytes);
+}
+
+}  // namespace flatstep

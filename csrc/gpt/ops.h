@@ -1,0 +1,85 @@
+// The operations of the Transformer that a device must offer. forward_backward.cpp is written once
+// against this interface. Every buffer is f32, row-major; activations are [rows, width] with
+// rows = batch * length. Results do not depend on the number of threads.
+#pragma once
+
+#include <cstdint>
+
+#include "core/tasks.h"
+#include "flatstep/dropout.h"
+#include "flatstep/types.h"
+
+namespace flatstep {
+
+struct SequenceShape {
+  std::int64_t batch, length;
+  std::int64_t rows() const { return batch * length; }
+};
+
+// A dropout layer in this forward pass; nothing is dropped where p is 0.
+struct DropoutSite {
+  double p = 0.0;
+  DropoutKey key;
+};
+
+struct LayerNormResult {
+  float* out;
+  float* mean;  // [rows]
+  float* rstd;  // [rows]
+};
+
+class GptOps {
+ public:
+  virtual ~GptOps() = default;
+
+  // Floats of scratch that the operations below need together.
+  virtual std::int64_t scratch_floats(SequenceShape shape, std::int64_t width, std::int64_t heads,
+                                      std::int64_t widest) const = 0;
+
+  virtual void gemm(const Gemm& call, float* scratch) const = 0;
+
+  // out[r] = token_table[tokens[r]] + position_table[r % length]
+  virtual void embed(const float* token_table, const float* position_table,
+                     const std::int64_t* tokens, SequenceShape shape, std::int64_t width,
+                     float* out) const = 0;
+  // Adds to grad_token_table; adds to, or overwrites, the first `length` rows of
+  // grad_position_table.
+  virtual void embed_backward(const float* grad, const std::int64_t* tokens, SequenceShape shape,
+                              std::int64_t width, float* grad_token_table,
+                              float* grad_position_table, bool accumulate) const = 0;
+
+  virtual void layer_norm(const float* x, const float* weight, const float* bias, std::int64_t rows,
+                          std::int64_t width, const LayerNormResult& result) const = 0;
+  // grad_x is overwritten, or added to with add_to_x.
+  virtual void layer_norm_backward(const float* grad_out, const float* x, const float* weight,
+                                   const LayerNormResult& forward, std::int64_t rows,
+                                   std::int64_t width, bool add_to_x, float* grad_x,
+                                   float* grad_weight, float* grad_bias, bool accumulate,
+                                   float* scratch) const = 0;
+
+  virtual void gelu(const float* x, float* out, std::int64_t size) const = 0;
+  virtual void gelu_backward(const float* x, float* grad, std::int64_t size) const = 0;
+
+  // Causal attention; qkv is [rows, 3 * width], log_sum [batch, heads, length].
+  virtual void attention(const float* qkv, SequenceShape shape, std::int64_t heads,
+                         std::int64_t width, const DropoutSite& site, float* out, float* log_sum,
+                         float* scratch) const = 0;
+  virtual void attention_backward(const float* qkv, const float* out, const float* log_sum,
+                                  const float* grad_out, SequenceShape shape, std::int64_t heads,
+                                  std::int64_t width, const DropoutSite& site, float* grad_qkv,
+                                  float* scratch) const = 0;
+
+  // out = residual + dropout(x); residual may be null (0) and out may be either input.
+  virtual void add_dropout(const float* x, const float* residual, std::int64_t size,
+                           const DropoutSite& site, float* out) const = 0;
+
+  // out[j] = sum over rows of x[i, j], or added to out with accumulate.
+  virtual void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
+                          bool accumulate, float* scratch) const = 0;
+};
+
+namespace cpu {
+const GptOps& gpt_ops();
+}
+
+}  // namespace flatstep

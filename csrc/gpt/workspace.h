@@ -1,0 +1,49 @@
+// The activations of one pass, laid out in one piece of memory that the caller owns.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "flatstep/gpt.h"
+#include "gpt/ops.h"
+
+namespace flatstep {
+
+enum class Pass { training, inference };
+
+struct LayerActivations {
+  float* input;  // [rows, C] the residual stream before this layer
+  LayerNormResult ln_1;
+  float* qkv;        // [rows, 3C]
+  float* attention;  // [rows, C]
+  float* log_sum;    // [batch, heads, length]
+  float* middle;     // [rows, C] the residual stream after attention
+  LayerNormResult ln_2;
+  float* hidden;     // [rows, 4C] before GELU
+  float* activated;  // [rows, 4C]
+};
+
+// In an inference pass all layers share one set of buffers, and the gradients are null.
+struct Workspace {
+  std::int64_t* tokens;   // [rows]
+  std::int64_t* targets;  // [rows], ignored ones hold the ignore_index of the call
+  std::vector<LayerActivations> layers;
+  float* output;  // [rows, C] the residual stream after the last layer
+  LayerNormResult ln_f;
+  float* projected;        // [rows, C] the output of c_proj before the residual is added
+  float* logits;           // [head_rows, V]
+  std::int64_t head_rows;  // rows of logits that exist at a time
+  void* loss_workspace;
+  float* grad_stream;  // [rows, C]
+  float* grad_branch;  // [rows, C]
+  float* grad_wide;    // [rows, 4C]
+  float* scratch;
+
+  std::size_t bytes;  // of all of the above
+
+  // Carves `base`; a null base only counts the bytes.
+  Workspace(const GptConfig& config, SequenceShape shape, Pass pass, void* base);
+};
+
+}  // namespace flatstep

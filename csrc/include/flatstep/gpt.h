@@ -1,0 +1,106 @@
+// GPT-2 (Radford et al. 2019): pre-LN blocks, learned positions, tanh-GELU, tied head, biases.
+// Forward and backward over one flat parameter buffer and one flat gradient buffer. Link with
+// flatstep::gpt.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "flatstep/export.h"
+#include "flatstep/layout.h"
+#include "flatstep/types.h"
+
+namespace flatstep {
+
+struct GptConfig {
+  std::int64_t vocab_size = 256;
+  std::int64_t block_size = 256;  // the longest sequence
+  std::int64_t n_layer = 6;
+  std::int64_t n_head = 6;
+  std::int64_t n_embd = 384;
+  double dropout = 0.0;  // on embeddings, attention weights, attention output and feed-forward
+};
+
+// Token ids [batch, length], i32 or i64, contiguous.
+struct TokenBatch {
+  const void* data = nullptr;
+  DType dtype = DType::i64;
+  std::int64_t batch = 0;
+  std::int64_t length = 0;
+};
+
+struct TrainOptions {
+  double label_smoothing = 0.0;
+  std::uint64_t seed = 0;     // of the dropout masks
+  std::int64_t step = 0;      // a new number for every forward pass in training
+  bool accumulate = false;    // add to the gradients instead of overwriting them
+  double loss_divisor = 0.0;  // > 0: divides the summed loss, instead of the valid targets
+  std::int64_t ignore_index = -100;
+};
+
+struct SampleOptions {
+  double temperature = 1.0;  // 0 takes the most likely token
+  std::int64_t top_k = 0;    // 0: all tokens
+  std::uint64_t seed = 0;
+};
+
+class FLATSTEP_API Gpt {
+ public:
+  // Throws InvalidArgument naming the member of the configuration that is out of range.
+  explicit Gpt(const GptConfig& config);
+
+  const GptConfig& config() const { return config_; }
+  // Tensor names and orientation of Hugging Face GPT-2; 1-D tensors have weight decay 0.
+  const Layout& layout() const { return layout_; }
+
+  // N(0, 0.02), residual projections N(0, 0.02 / sqrt(2 n_layer)), biases 0, gains 1.
+  void initialize(float* params, std::uint64_t seed) const;
+
+  // Bytes of workspace (64-byte aligned, owned by the caller) for such a batch.
+  std::size_t training_workspace_bytes(std::int64_t batch, std::int64_t length) const;
+  std::size_t inference_workspace_bytes(std::int64_t batch, std::int64_t length) const;
+
+  // Mean cross-entropy with dropout, and its gradient. params, grads: layout().size() floats.
+  // Throws OutOfRange for a token or target outside the vocabulary before anything is written.
+  double forward_backward(const float* params, float* grads, const TokenBatch& tokens,
+                          const TokenBatch& targets, const TrainOptions& options, void* workspace,
+                          std::size_t workspace_bytes) const;
+
+  // Mean cross-entropy without dropout.
+  double loss(const float* params, const TokenBatch& tokens, const TokenBatch& targets,
+              void* workspace, std::size_t workspace_bytes, std::int64_t ignore_index = -100) const;
+
+  // logits: [batch, length, vocab_size] f32, without dropout.
+  void logits(const float* params, const TokenBatch& tokens, float* logits, void* workspace,
+              std::size_t workspace_bytes) const;
+
+  // Writes n_new sampled tokens behind the first `length` of `sequence`, which holds
+  // length + n_new ids. The model sees the last block_size tokens. The workspace is that of
+  // inference_workspace_bytes(1, min(block_size, length + n_new)).
+  void generate(const float* params, std::int64_t* sequence, std::int64_t length,
+                std::int64_t n_new, const SampleOptions& options, void* workspace,
+                std::size_t workspace_bytes) const;
+
+  // Dropout sites: the embedding sum [B, T, C]; in each layer the attention weights [B, H, T, T],
+  // the attention output [B, T, C] and the feed-forward output [B, T, C].
+  static constexpr std::uint32_t embedding_site() { return 0; }
+  static constexpr std::uint32_t attention_site(std::int64_t layer) {
+    return 1 + 3 * static_cast<std::uint32_t>(layer);
+  }
+  static constexpr std::uint32_t residual_site(std::int64_t layer) {
+    return 2 + 3 * static_cast<std::uint32_t>(layer);
+  }
+  static constexpr std::uint32_t feed_forward_site(std::int64_t layer) {
+    return 3 + 3 * static_cast<std::uint32_t>(layer);
+  }
+
+ private:
+  // Logits of the rows from first_row on.
+  void run_inference(const float* params, const TokenBatch& tokens, std::int64_t first_row,
+                     float* logits, void* workspace, std::size_t workspace_bytes) const;
+
+  GptConfig config_;
+  Layout layout_;
+};
+
+}  // namespace flatstep

@@ -1,0 +1,175 @@
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <mutex>
+#include <new>
+
+#include "core/checks.h"
+#include "flatstep/gpt.h"
+#include "python/array_arg.h"
+#include "python/bindings.h"
+
+namespace flatstep::python {
+namespace {
+
+// Memory aligned to cache lines that grows to the largest request.
+class Scratch {
+ public:
+  void* at_least(std::size_t bytes) {
+    if (bytes > bytes_) {
+      memory_.reset();
+      bytes_ = 0;
+      memory_.reset(::operator new(bytes, std::align_val_t{64}));
+      bytes_ = bytes;
+    }
+    return memory_.get();
+  }
+
+ private:
+  struct Free {
+    void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{64}); }
+  };
+  std::unique_ptr<void, Free> memory_;
+  std::size_t bytes_ = 0;
+};
+
+// The tokens or targets of a batch, [T] or [B, T].
+struct BatchArg {
+  IndexArg index;
+  TokenBatch batch;
+
+  BatchArg(py::handle object, const char* name) : index(object, name) {
+    const auto& shape = index.shape();
+    if (shape.size() != 1 && shape.size() != 2) {
+      throw py::value_error(std::string(name) + ": got shape " + shape_text(shape) +
+                            ", expected [batch, length]");
+    }
+    const IndexArray array = index.array();
+    batch = {array.data, array.dtype, shape.size() == 1 ? 1 : shape[0], shape.back()};
+  }
+};
+
+class PyGpt {
+ public:
+  explicit PyGpt(const GptConfig& config) : gpt_(config) {}
+
+  const Layout& layout() const { return gpt_.layout(); }
+
+  void initialize(py::handle params_object, std::uint64_t seed) const {
+    const ArrayArg params = flat(params_object, "params", Access::write);
+    const py::gil_scoped_release unlocked;
+    gpt_.initialize(params.as<float>(), seed);
+  }
+
+  double forward_backward(py::handle params_object, py::handle grads_object,
+                          py::handle tokens_object, py::handle targets_object,
+                          const TrainOptions& options) {
+    const ArrayArg params = flat(params_object, "params", Access::read);
+    const ArrayArg grads = flat(grads_object, "grads", Access::write);
+    const BatchArg tokens(tokens_object, "tokens"), targets(targets_object, "targets");
+    const py::gil_scoped_release unlocked;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::size_t bytes =
+        gpt_.training_workspace_bytes(tokens.batch.batch, tokens.batch.length);
+    return gpt_.forward_backward(params.as<const float>(), grads.as<float>(), tokens.batch,
+                                 targets.batch, options, scratch_.at_least(bytes), bytes);
+  }
+
+  double loss(py::handle params_object, py::handle tokens_object, py::handle targets_object) {
+    const ArrayArg params = flat(params_object, "params", Access::read);
+    const BatchArg tokens(tokens_object, "tokens"), targets(targets_object, "targets");
+    const py::gil_scoped_release unlocked;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::size_t bytes =
+        gpt_.inference_workspace_bytes(tokens.batch.batch, tokens.batch.length);
+    return gpt_.loss(params.as<const float>(), tokens.batch, targets.batch,
+                     scratch_.at_least(bytes), bytes);
+  }
+
+  void logits(py::handle params_object, py::handle tokens_object, py::handle logits_object) {
+    const ArrayArg params = flat(params_object, "params", Access::read);
+    const BatchArg tokens(tokens_object, "tokens");
+    const ArrayArg logits(logits_object, "logits", Access::write);
+    logits.require_dtype(DType::f32);
+    logits.require_contiguous();
+    logits.require_shape({tokens.batch.batch, tokens.batch.length, gpt_.config().vocab_size});
+    const py::gil_scoped_release unlocked;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const std::size_t bytes =
+        gpt_.inference_workspace_bytes(tokens.batch.batch, tokens.batch.length);
+    gpt_.logits(params.as<const float>(), tokens.batch, logits.as<float>(),
+                scratch_.at_least(bytes), bytes);
+  }
+
+  // sequence: int64 [length + n], of which the last n are written.
+  void generate(py::handle params_object, py::handle sequence_object, std::int64_t length,
+                const SampleOptions& options) {
+    const ArrayArg params = flat(params_object, "params", Access::read);
+    const ArrayArg sequence(sequence_object, "tokens", Access::write);
+    sequence.require_dtype(DType::i64);
+    sequence.require_contiguous();
+    const py::gil_scoped_release unlocked;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    require(length >= 1, "tokens", length, "at least one token to go on from");
+    const std::int64_t longest = std::min(gpt_.config().block_size, sequence.size());
+    const std::size_t bytes = gpt_.inference_workspace_bytes(1, longest);
+    gpt_.generate(params.as<const float>(), sequence.as<std::int64_t>(), length,
+                  sequence.size() - length, options, scratch_.at_least(bytes), bytes);
+  }
+
+ private:
+  ArrayArg flat(py::handle object, const char* name, Access access) const {
+    ArrayArg array(object, name, access);
+    array.require_dtype(DType::f32);
+    array.require_contiguous();
+    array.require_shape({gpt_.layout().size()});
+    return array;
+  }
+
+  Gpt gpt_;
+  Scratch scratch_;
+  std::mutex mutex_;  // calls share the scratch memory
+};
+
+}  // namespace
+
+void bind_gpt(py::module_& module) {
+  py::class_<PyGpt>(module, "Gpt")
+      .def(py::init([](std::int64_t vocab_size, std::int64_t block_size, std::int64_t n_layer,
+                       std::int64_t n_head, std::int64_t n_embd, double dropout) {
+             return std::make_unique<PyGpt>(
+                 GptConfig{vocab_size, block_size, n_layer, n_head, n_embd, dropout});
+           }),
+           py::arg("vocab_size"), py::arg("block_size"), py::arg("n_layer"), py::arg("n_head"),
+           py::arg("n_embd"), py::arg("dropout"))
+      .def_property_readonly("layout", &PyGpt::layout, py::return_value_policy::copy)
+      .def("initialize", &PyGpt::initialize, py::arg("params"), py::arg("seed"))
+      .def(
+          "forward_backward",
+          [](PyGpt& self, py::handle params, py::handle grads, py::handle tokens,
+             py::handle targets, double label_smoothing, std::uint64_t seed, std::int64_t step,
+             bool accumulate, double loss_divisor) {
+            TrainOptions options;
+            options.label_smoothing = label_smoothing;
+            options.seed = seed;
+            options.step = step;
+            options.accumulate = accumulate;
+            options.loss_divisor = loss_divisor;
+            return self.forward_backward(params, grads, tokens, targets, options);
+          },
+          py::arg("params"), py::arg("grads"), py::arg("tokens"), py::arg("targets"),
+          py::arg("label_smoothing"), py::arg("seed"), py::arg("step"), py::arg("accumulate"),
+          py::arg("loss_divisor"))
+      .def("loss", &PyGpt::loss, py::arg("params"), py::arg("tokens"), py::arg("targets"))
+      .def("logits", &PyGpt::logits, py::arg("params"), py::arg("tokens"), py::arg("logits"))
+      .def(
+          "generate",
+          [](PyGpt& self, py::handle params, py::handle sequence, std::int64_t length,
+             double temperature, std::int64_t top_k, std::uint64_t seed) {
+            self.generate(params, sequence, length, {temperature, top_k, seed});
+          },
+          py::arg("params"), py::arg("sequence"), py::arg("length"), py::arg("temperature"),
+          py::arg("top_k"), py::arg("seed"));
+}
+
+}  // namespace flatstep::python

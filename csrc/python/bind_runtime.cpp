@@ -1,0 +1,89 @@
+#include <pybind11/stl.h>
+
+#include "flatstep/dropout.h"
+#include "flatstep/runtime.h"
+#include "flatstep/schedule.h"
+#include "python/array_arg.h"
+#include "python/bindings.h"
+
+namespace flatstep::python {
+namespace {
+
+py::dict info() {
+  const BuildInfo build = build_info();
+  py::dict cuda;
+  cuda["built"] = build.cuda_built;
+  cuda["archs"] = build.cuda_archs;
+  cuda["devices"] = build.cuda_devices;
+  cuda["why_not"] = build.cuda_why_not;
+  py::dict result;
+  result["version"] = build.version;
+  result["isa"] = build.isa;
+  result["isa_available"] = build.isa_available;
+  result["threads"] = build.threads;
+  result["openmp"] = build.openmp;
+  result["blas"] = build.blas;
+  result["cuda"] = cuda;
+  return result;
+}
+
+void dropout_array(py::handle x_object, py::handle out_object, double p, std::uint64_t seed,
+                   std::int64_t step, std::uint32_t site) {
+  const ArrayArg x(x_object, "x", Access::read);
+  const ArrayArg out(out_object, "out", Access::write);
+  x.require_dtype(DType::f32);
+  x.require_contiguous();
+  out.require_dtype(DType::f32);
+  out.require_contiguous();
+  out.require_shape(x.shape());
+  const py::gil_scoped_release unlocked;
+  dropout(x.as<const float>(), out.as<float>(), x.size(), p, {seed, step, site});
+}
+
+py::bytearray dropout_bits(std::int64_t size, double p, std::uint64_t seed, std::int64_t step,
+                           std::uint32_t site) {
+  if (size < 0)
+    throw py::value_error("shape: got a negative extent, expected extents of 0 or more");
+  // A bytearray is Python's own writable buffer; NumPy wraps it without a copy.
+  py::bytearray mask = py::reinterpret_steal<py::bytearray>(
+      PyByteArray_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
+  auto* bits = reinterpret_cast<std::uint8_t*>(PyByteArray_AsString(mask.ptr()));
+  {
+    const py::gil_scoped_release unlocked;
+    dropout_mask(bits, size, p, {seed, step, site});
+  }
+  return mask;
+}
+
+}  // namespace
+
+void bind_runtime(py::module_& module) {
+  module.attr("__version__") = version();
+  module.def("info", info);
+  module.def("set_num_threads", set_num_threads, py::arg("n"));
+  module.def("get_num_threads", get_num_threads);
+  module.def("dropout", dropout_array, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("seed"),
+             py::arg("step"), py::arg("site"));
+  module.def("dropout_mask", dropout_bits, py::arg("size"), py::arg("p"), py::arg("seed"),
+             py::arg("step"), py::arg("site"));
+
+  py::enum_<ScheduleKind>(module, "ScheduleKind")
+      .value("constant", ScheduleKind::constant)
+      .value("warmup_constant", ScheduleKind::warmup_constant)
+      .value("warmup_linear", ScheduleKind::warmup_linear)
+      .value("warmup_cosine", ScheduleKind::warmup_cosine)
+      .value("inverse_sqrt", ScheduleKind::inverse_sqrt)
+      .value("noam", ScheduleKind::noam);
+  py::class_<Schedule>(module, "Schedule")
+      .def(py::init([](ScheduleKind kind, double base_lr, double min_lr, std::int64_t warmup,
+                       std::int64_t total, std::int64_t d_model) {
+             const Schedule schedule{kind, base_lr, min_lr, warmup, total, d_model};
+             schedule.check();
+             return schedule;
+           }),
+           py::arg("kind"), py::arg("base_lr"), py::arg("min_lr") = 0.0, py::arg("warmup") = 0,
+           py::arg("total") = 0, py::arg("d_model") = 0)
+      .def("__call__", &Schedule::operator(), py::arg("step"));
+}
+
+}  // namespace flatstep::python

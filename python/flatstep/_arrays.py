@@ -1,0 +1,38 @@
+"""New arrays of the caller's own library."""
+
+import sys
+
+import numpy as np
+
+
+def _library(array):
+    return sys.modules.get(type(array).__module__.partition(".")[0])
+
+
+def empty_like(array, argument):
+    """An uninitialised array of the same library, shape and dtype, contiguous."""
+    if isinstance(array, np.ndarray):
+        return np.empty(array.shape, array.dtype)
+    library = _library(array)
+    if library is not None and library.__name__ == "torch":
+        return library.empty(array.shape, dtype=array.dtype, device=array.device)
+    raise TypeError(
+        f"{argument}: got {type(array).__name__}, expected a NumPy array or a PyTorch tensor where "
+        "a new array is asked for; give the output array instead"
+    )
+
+
+def empty(shape, dtype, like):
+    """An uninitialised float32 or float64 array in the library of ``like``, else in NumPy."""
+    library = _library(like)
+    if library is not None and library.__name__ == "torch":
+        return library.empty(shape, dtype=getattr(library, dtype))
+    return np.empty(shape, dtype)
+
+
+def is_array(value):
+    return hasattr(value, "__dlpack__")
+
+
+def is_double(array):
+    return str(getattr(array, "dtype", "")).endswith("float64")

@@ -1,0 +1,43 @@
+"""Checks of plain Python arguments; arrays are checked by the core."""
+
+import operator
+
+
+def number(value, argument):
+    """``value`` as a float."""
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        raise TypeError(f"{argument}: got {type(value).__name__}, expected a number") from None
+
+
+def integer(value, argument):
+    """``value`` as an int; floats are refused."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{argument}: got {type(value).__name__}, expected an integer") from None
+
+
+def choice(value, choices, argument):
+    """``choices[value]`` of a dict keyed by the allowed names."""
+    if isinstance(value, str) and value in choices:
+        return choices[value]
+    names = ", ".join(repr(name) for name in choices)
+    raise ValueError(f"{argument}: got {value!r}, expected one of {names}")
+
+
+def unsigned64(value, argument):
+    """A seed: an integer in [0, 2**64)."""
+    value = integer(value, argument)
+    if not 0 <= value < 2**64:
+        raise ValueError(f"{argument}: got {value}, expected an integer from 0 to 2**64 - 1")
+    return value
+
+
+def step_number(value, argument="step"):
+    """A step count: an integer in [0, 2**48)."""
+    value = integer(value, argument)
+    if not 0 <= value < 2**48:
+        raise ValueError(f"{argument}: got {value}, expected an integer from 0 to 2**48 - 1")
+    return value

@@ -1,0 +1,58 @@
+"""Counter-based dropout: the mask is a pure function of (seed, step, site, index)."""
+
+import math
+
+import numpy as np
+
+from flatstep import _arrays, _checks, _core
+
+
+def _key(p, seed, step, site):
+    site = _checks.integer(site, "site")
+    if not 0 <= site < 2**32:
+        raise ValueError(f"site: got {site}, expected an integer from 0 to 2**32 - 1")
+    return {
+        "p": _checks.number(p, "p"),
+        "seed": _checks.unsigned64(seed, "seed"),
+        "step": _checks.step_number(step),
+        "site": site,
+    }
+
+
+def dropout(x, p, *, seed, step=0, site=0, out=None):
+    """``x * mask / (1 - p)``.
+
+    Args:
+        x: float32 array of any shape, contiguous.
+        p: probability of dropping, in ``[0, 1)``.
+        seed: integer in ``[0, 2**64)``.
+        step: integer in ``[0, 2**48)``, the training step.
+        site: integer in ``[0, 2**32)``, which dropout layer.
+        out: array to write, of the shape of ``x``; may be ``x`` itself. None makes a new one.
+
+    Returns:
+        ``out``. The kept elements are those of :func:`dropout_mask`, multiplied by
+        ``float32(1 / (1 - p))``.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it. Nothing was written.
+    """
+    key = _key(p, seed, step, site)
+    if out is None:
+        out = _arrays.empty_like(x, "x")
+    _core.dropout(x, out, **key)
+    return out
+
+
+def dropout_mask(shape, p, *, seed, step=0, site=0):
+    """The mask of :func:`dropout`: a uint8 NumPy array of ``shape``, 1 where an element is kept.
+
+    An element's bit depends on its flat index alone, not on the shape. The generator is
+    Philox4x32-10 (Salmon et al. 2011); its counter is laid out in ``flatstep/dropout.h``.
+    """
+    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    for extent in shape:
+        if _checks.integer(extent, "shape") < 0:
+            raise ValueError(f"shape: got {shape}, expected extents of 0 or more")
+    bits = _core.dropout_mask(math.prod(shape), **_key(p, seed, step, site))
+    return np.frombuffer(bits, np.uint8).reshape(shape)

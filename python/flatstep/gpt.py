@@ -1,0 +1,174 @@
+"""GPT-2 (Radford et al. 2019) over one flat parameter buffer and one flat gradient buffer."""
+
+from dataclasses import asdict, dataclass, fields
+
+import numpy as np
+
+from flatstep import _checks, _core
+from flatstep.layout import Layout
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a GPT.
+
+    Attributes:
+        vocab_size: number of token ids.
+        block_size: the longest sequence.
+        n_layer, n_head, n_embd: blocks, attention heads, width (a multiple of ``n_head``).
+        dropout: probability on embeddings, attention weights, attention output and feed-forward
+            output, in training.
+    """
+
+    vocab_size: int = 256
+    block_size: int = 256
+    n_layer: int = 6
+    n_head: int = 6
+    n_embd: int = 384
+    dropout: float = 0.0
+
+    def __post_init__(self):
+        for field in fields(self):
+            check = _checks.number if field.name == "dropout" else _checks.integer
+            object.__setattr__(self, field.name, check(getattr(self, field.name), field.name))
+
+
+class GPT:
+    """GPT-2: pre-LN blocks, learned positions, tanh-GELU, tied head, biases.
+
+    Args:
+        config: a :class:`GPTConfig`.
+        seed: of the initial parameters and of the dropout masks, in ``[0, 2**64)``.
+        device: ``"cpu"``.
+
+    Attributes:
+        params, grads: flat float32 NumPy arrays of ``num_params`` elements.
+        layout: names, shapes and offsets; the names and the orientation of the weights are those of
+            Hugging Face GPT-2. 1-D tensors (biases, norms) have weight decay 0.
+
+    ``model[name]`` is a view of one parameter tensor. The dropout masks of a training pass are
+    those of :func:`flatstep.dropout_mask` with the model's seed, the pass's ``step`` and the sites:
+    0 the embedding sum ``[B, T, C]``; in layer l ``1 + 3 l`` the attention weights
+    ``[B, H, T, T]``, ``2 + 3 l`` the attention output and ``3 + 3 l`` the feed-forward output,
+    ``[B, T, C]``.
+
+    Raises:
+        ValueError, TypeError: the configuration or an argument is wrong; the message names it.
+    """
+
+    def __init__(self, config, seed=0, device="cpu"):
+        if not isinstance(config, GPTConfig):
+            raise TypeError(f"config: got {type(config).__name__}, expected a GPTConfig")
+        if device != "cpu":
+            raise ValueError(
+                f"device: got {device!r}, expected 'cpu' (this version has no CUDA kernels)"
+            )
+        self.config = config
+        self.seed = _checks.unsigned64(seed, "seed")
+        self._core = _core.Gpt(**asdict(config))
+        self.layout = Layout._from_core(self._core.layout)
+        self.params = np.empty(self.layout.size, np.float32)
+        self.grads = np.zeros(self.layout.size, np.float32)
+        self._views = self.layout.views(self.params)
+        self._core.initialize(self.params, self.seed)
+
+    @property
+    def num_params(self):
+        """Number of parameters."""
+        return self.layout.size
+
+    def __getitem__(self, name):
+        """A view of the parameter tensor of that name. Raises KeyError."""
+        if name not in self._views:
+            raise KeyError(f"name: got {name!r}, expected a tensor of this model")
+        return self._views[name]
+
+    def forward_backward(
+        self, tokens, targets, *, label_smoothing=0.0, step=0, accumulate=False, loss_divisor=None
+    ):
+        """Mean cross-entropy with dropout; fills ``grads``.
+
+        Args:
+            tokens: int32 or int64 ``[B, T]``, T at most ``block_size``.
+            targets: the same shape; -100 is ignored.
+            label_smoothing: in ``[0, 1)``.
+            step: number of this forward pass, in ``[0, 2**48)``: it chooses the dropout masks.
+            accumulate: add to ``grads`` instead of overwriting them.
+            loss_divisor: divides the summed loss and gradient; None is the number of valid targets.
+                With accumulation, give the number of valid targets of the whole batch.
+
+        Returns:
+            The loss.
+
+        Raises:
+            IndexError: a token or target is outside the vocabulary.
+            ValueError, TypeError: another argument is wrong. ``grads`` is unchanged in either case.
+        """
+        if loss_divisor is None:
+            loss_divisor = 0.0
+        else:
+            loss_divisor = _checks.number(loss_divisor, "loss_divisor")
+            if not loss_divisor > 0:
+                raise ValueError(f"loss_divisor: got {loss_divisor}, expected a number > 0")
+        return self._core.forward_backward(
+            self.params,
+            self.grads,
+            tokens,
+            targets,
+            label_smoothing=_checks.number(label_smoothing, "label_smoothing"),
+            seed=self.seed,
+            step=_checks.step_number(step),
+            accumulate=bool(accumulate),
+            loss_divisor=loss_divisor,
+        )
+
+    def loss(self, tokens, targets):
+        """Mean cross-entropy without dropout. Arguments as in :meth:`forward_backward`."""
+        return self._core.loss(self.params, tokens, targets)
+
+    def logits(self, tokens):
+        """Logits ``[B, T, vocab_size]``, float32, without dropout."""
+        shape = tuple(getattr(tokens, "shape", ()))
+        rows = (1, *shape) if len(shape) == 1 else shape
+        logits = np.empty((*rows, self.config.vocab_size), np.float32)
+        self._core.logits(self.params, tokens, logits)
+        return logits
+
+    def generate(self, tokens, n, *, temperature=1.0, top_k=None, seed=0):
+        """Samples ``n`` tokens behind each sequence.
+
+        Args:
+            tokens: int ``[T]`` or ``[B, T]``, T at least 1; the model sees the last ``block_size``.
+            n: how many tokens.
+            temperature: divides the logits; 0 takes the most likely token.
+            top_k: sample among the k most likely tokens; None takes all.
+            seed: in ``[0, 2**64)``; row b of a batch uses ``seed + b``.
+
+        Returns:
+            int64 array ``[T + n]`` or ``[B, T + n]``.
+        """
+        tokens = np.asarray(tokens)
+        if tokens.ndim not in (1, 2) or not np.issubdtype(tokens.dtype, np.integer):
+            raise ValueError(
+                f"tokens: got {tokens.dtype} of shape {tokens.shape}, expected integers [T] or "
+                "[B, T]"
+            )
+        n = _checks.integer(n, "n")
+        if n < 0:
+            raise ValueError(f"n: got {n}, expected a number of tokens >= 0")
+        if top_k is not None and _checks.integer(top_k, "top_k") < 1:
+            raise ValueError(f"top_k: got {top_k}, expected a number >= 1")
+        rows = np.atleast_2d(tokens)
+        length = rows.shape[1]
+        sequences = np.zeros((rows.shape[0], length + n), np.int64)
+        sequences[:, :length] = rows
+        for i, sequence in enumerate(sequences):
+            self._core.generate(
+                self.params,
+                sequence,
+                length,
+                temperature=_checks.number(temperature, "temperature"),
+                top_k=top_k or 0,
+                seed=_checks.unsigned64(seed, "seed") + i,
+            )
+        return sequences[0] if tokens.ndim == 1 else sequences

@@ -1,0 +1,372 @@
+"""SGD, Adam and AdamW over flat buffers, with clipping folded into the step."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from flatstep import _arrays, _checks, _core
+
+_MODES = {"native": _core.OptimizerMode.native, "torch": _core.OptimizerMode.torch}
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What a step did.
+
+    Attributes:
+        grad_norm: global L2 norm of the gradients, after division by ``grad_scale`` and before
+            clipping; not finite when a gradient was not.
+        clip_scale: factor applied by clipping, ``min(1, max_norm / (grad_norm + 1e-6))``.
+        skipped: a gradient was not finite and nothing was changed.
+        nonfinite: None, or (tensor name, flat index in it) of the first such element.
+        lr: learning rate of this step.
+        step: steps done, this one included unless it was skipped.
+    """
+
+    grad_norm: float
+    clip_scale: float
+    skipped: bool
+    nonfinite: tuple | None
+    lr: float
+    step: int
+
+
+class _Optimizer:
+    """What the three algorithms share: segments, state arrays, the step and the state dict."""
+
+    _algorithm = None
+    _kind = ""
+    _state_names = ()
+
+    def __init__(self, params, *, lr, weight_decay, layout, mode, max_consecutive_skips, **options):
+        self._params = list(params) if isinstance(params, (list, tuple)) else [params]
+        self._flat = not isinstance(params, (list, tuple))
+        self._segments = _segments(self._params, layout, self._flat)
+        self.lr = lr
+        self._state = {
+            name: [np.zeros(_size(p), _dtype(p)) for p in self._params]
+            for name in self._state_names
+        }
+        arrays = [
+            [_reshaped(a, p) for a, p in zip(state, self._params, strict=True)]
+            for state in self._state.values()
+        ]
+        arrays += [[]] * (2 - len(arrays))
+        core_options = _core.OptimizerOptions(
+            algorithm=self._algorithm,
+            mode=_checks.choice(mode, _MODES, "mode"),
+            weight_decay=_checks.number(weight_decay, "weight_decay"),
+            max_consecutive_skips=_checks.integer(
+                0 if max_consecutive_skips is None else max_consecutive_skips,
+                "max_consecutive_skips",
+            ),
+            **{name: options.get(name, default) for name, default in _UNUSED.items()},
+        )
+        self._core = _core.Optimizer(core_options, self._params, *arrays, self._segments)
+
+    @property
+    def lr(self):
+        """Learning rate of the next step, unless the step is given one."""
+        return self._lr
+
+    @lr.setter
+    def lr(self, value):
+        value = _checks.number(value, "lr")
+        if not (math.isfinite(value) and value >= 0):
+            raise ValueError(f"lr: got {value}, expected a finite number >= 0")
+        self._lr = value
+
+    @property
+    def step_count(self):
+        """Steps done; skipped ones do not count."""
+        return self._core.step_count
+
+    def step(self, grads, *, lr=None, max_norm=None, grad_scale=1.0, zero_grad=False):
+        """Unscale, clip, update and zero, in two visits of memory.
+
+        Args:
+            grads: like ``params``: one array or a list of arrays, same shapes and dtype.
+            lr: learning rate of this step; None takes ``self.lr``.
+            max_norm: clip the global norm to this; None does not clip.
+            grad_scale: the gradients are divided by this first.
+            zero_grad: write zeros to the gradients in the same visit.
+
+        Returns:
+            A :class:`StepInfo`. When a gradient is not finite, no byte of parameters or state
+            changes, and ``nonfinite`` names the first such element.
+
+        Raises:
+            ValueError, TypeError: an argument is wrong; nothing was written.
+            RuntimeError: another thread is inside ``step``, or ``max_consecutive_skips`` steps in a
+                row were not finite.
+        """
+        used_lr = self._lr if lr is None else _checks.number(lr, "lr")
+        norm, clip_scale, skipped, segment, index = self._core.step(
+            list(grads) if isinstance(grads, (list, tuple)) else [grads],
+            lr=used_lr,
+            max_norm=None if max_norm is None else _checks.number(max_norm, "max_norm"),
+            grad_scale=_checks.number(grad_scale, "grad_scale"),
+            zero_grad=bool(zero_grad),
+        )
+        nonfinite = (self._segments[segment][-1], index) if segment >= 0 else None
+        return StepInfo(norm, clip_scale, skipped, nonfinite, used_lr, self.step_count)
+
+    def _state_array(self, name):
+        arrays = self._state[name]
+        return arrays[0] if self._flat else arrays
+
+    def state_dict(self):
+        """Copies of the state: ``{"kind", "step", "lr", "state": {name: array or list}}``."""
+        return {
+            "kind": self._kind,
+            "step": self.step_count,
+            "lr": self.lr,
+            "state": {
+                name: arrays[0].copy() if self._flat else [a.copy() for a in arrays]
+                for name, arrays in self._state.items()
+            },
+        }
+
+    def load_state_dict(self, state_dict):
+        """Takes over what :meth:`state_dict` returned.
+
+        Raises:
+            ValueError: another kind of optimizer, or a shape or dtype that differs; nothing was
+                changed.
+        """
+        if state_dict.get("kind") != self._kind:
+            raise ValueError(
+                f"state_dict: got kind {state_dict.get('kind')!r}, expected {self._kind!r}"
+            )
+        step = _checks.step_number(state_dict["step"])
+        pairs = []
+        for name, arrays in self._state.items():
+            given = state_dict["state"].get(name)
+            given = [given] if self._flat else given
+            if given is None or len(given) != len(arrays):
+                raise ValueError(f"state_dict: {name} is missing or has another number of arrays")
+            for array, value in zip(arrays, given, strict=True):
+                value = np.asarray(value)
+                if value.shape != array.shape or value.dtype != array.dtype:
+                    raise ValueError(
+                        f"state_dict: {name} has shape {value.shape} and dtype {value.dtype}, "
+                        f"expected {array.shape} and {array.dtype}"
+                    )
+                pairs.append((array, value))
+        self.lr = state_dict.get("lr", self.lr)
+        for array, value in pairs:
+            array[...] = value
+        self._core.step_count = step
+
+
+# Options of the core that an algorithm does not use keep these values.
+_UNUSED = {
+    "beta1": 0.9,
+    "beta2": 0.999,
+    "eps": 1e-8,
+    "momentum": 0.0,
+    "dampening": 0.0,
+    "nesterov": False,
+}
+
+
+class _Moments(_Optimizer):
+    _state_names = ("exp_avg", "exp_avg_sq")
+
+    def __init__(self, params, *, betas, eps, **options):
+        try:
+            beta1, beta2 = betas
+        except (TypeError, ValueError):
+            raise TypeError(f"betas: got {betas!r}, expected two numbers") from None
+        super().__init__(
+            params,
+            beta1=_checks.number(beta1, "betas"),
+            beta2=_checks.number(beta2, "betas"),
+            eps=_checks.number(eps, "eps"),
+            **options,
+        )
+
+    @property
+    def exp_avg(self):
+        """First moment, a flat NumPy array (a list of them when ``params`` is a list)."""
+        return self._state_array("exp_avg")
+
+    @property
+    def exp_avg_sq(self):
+        """Second moment, like :attr:`exp_avg`."""
+        return self._state_array("exp_avg_sq")
+
+
+class AdamW(_Moments):
+    """Adam with decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected.
+
+    Args:
+        params: float32 or float64: one array, or a list of arrays; updated in place.
+        lr, betas, eps, weight_decay: as in ``torch.optim.AdamW``.
+        layout: a :class:`flatstep.Layout` of the one flat array: its tensors may have a weight
+            decay and an lr scale of their own, and name what is not finite.
+        mode: ``"native"`` has the most exact rounding; ``"torch"`` that of the fused CPU kernels of
+            ``torch.optim``. Both are spelled out in ``flatstep/optim.h``.
+        max_consecutive_skips: raise RuntimeError at so many non-finite steps in a row.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; the message names it.
+    """
+
+    _algorithm = _core.Algorithm.adamw
+    _kind = "adamw"
+
+    def __init__(
+        self,
+        params,
+        *,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=1e-2,
+        layout=None,
+        mode="native",
+        max_consecutive_skips=None,
+    ):
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            layout=layout,
+            mode=mode,
+            max_consecutive_skips=max_consecutive_skips,
+        )
+
+
+class Adam(_Moments):
+    """Adam (Kingma & Ba 2015); weight decay is added to the gradient (L2).
+
+    Arguments and errors as in :class:`AdamW`.
+    """
+
+    _algorithm = _core.Algorithm.adam
+    _kind = "adam"
+
+    def __init__(
+        self,
+        params,
+        *,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=0.0,
+        layout=None,
+        mode="native",
+        max_consecutive_skips=None,
+    ):
+        super().__init__(
+            params,
+            lr=lr,
+            betas=betas,
+            eps=eps,
+            weight_decay=weight_decay,
+            layout=layout,
+            mode=mode,
+            max_consecutive_skips=max_consecutive_skips,
+        )
+
+
+class SGD(_Optimizer):
+    """Stochastic gradient descent with momentum, dampening, Nesterov and L2.
+
+    The other arguments and the errors are those of :class:`AdamW`.
+    """
+
+    _algorithm = _core.Algorithm.sgd
+    _kind = "sgd"
+
+    def __init__(
+        self,
+        params,
+        *,
+        lr=1e-3,
+        momentum=0.0,
+        dampening=0.0,
+        nesterov=False,
+        weight_decay=0.0,
+        layout=None,
+        mode="native",
+        max_consecutive_skips=None,
+    ):
+        momentum = _checks.number(momentum, "momentum")
+        self._state_names = ("momentum_buffer",) if momentum > 0 else ()
+        super().__init__(
+            params,
+            lr=lr,
+            momentum=momentum,
+            dampening=_checks.number(dampening, "dampening"),
+            nesterov=bool(nesterov),
+            weight_decay=weight_decay,
+            layout=layout,
+            mode=mode,
+            max_consecutive_skips=max_consecutive_skips,
+        )
+
+    @property
+    def momentum_buffer(self):
+        """Momentum, a flat NumPy array or a list of them; None without momentum."""
+        return self._state_array("momentum_buffer") if self._state else None
+
+
+def _size(param):
+    return math.prod(param.shape)
+
+
+def _dtype(param):
+    return np.float64 if _arrays.is_double(param) else np.float32
+
+
+def _reshaped(flat, param):
+    return flat.reshape(tuple(param.shape))
+
+
+def _segments(params, layout, flat):
+    """The core's segments: (array, offset, size, lr scale, weight decay, name)."""
+    for i, param in enumerate(params):
+        if not _arrays.is_array(param):
+            name = "params" if flat else f"params[{i}]"
+            raise TypeError(f"{name}: got {type(param).__name__}, expected an array")
+    if layout is None:
+        names = ["params"] if flat else [f"params[{i}]" for i in range(len(params))]
+        return [(i, 0, _size(p), 1.0, None, names[i]) for i, p in enumerate(params)]
+    if not flat:
+        raise ValueError("layout: got a layout with a list of arrays, expected one flat array")
+    if tuple(params[0].shape) != (layout.size,):
+        raise ValueError(
+            f"layout: got one of {layout.size} elements for params of shape "
+            f"{tuple(params[0].shape)}, expected the same size"
+        )
+    return [
+        (0, entry.offset, entry.size, entry.lr_scale, entry.weight_decay, entry.name)
+        for entry in layout.entries
+    ]
+
+
+def grad_norm(grads):
+    """The global L2 norm of an array, or of a list of arrays, float32 or float64.
+
+    Squares are summed in float64 over fixed chunks, so the result has the same bits for any number
+    of threads. Not finite when an element is not.
+    """
+    return _core.grad_norm(_as_list(grads))[0]
+
+
+def clip_grad_norm_(grads, max_norm):
+    """Multiplies the gradients in place by ``min(1, max_norm / (norm + 1e-6))``.
+
+    Returns:
+        The norm before clipping. Gradients that are not finite are left as they are.
+    """
+    return _core.grad_norm(_as_list(grads), _checks.number(max_norm, "max_norm"))[0]
+
+
+def _as_list(grads):
+    return list(grads) if isinstance(grads, (list, tuple)) else [grads]
