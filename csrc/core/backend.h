@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "flatstep/dropout.h"
@@ -38,6 +39,9 @@ struct UpdateTask {
 class Backend {
  public:
   virtual ~Backend() = default;
+
+  // Runs a body that makes several of the calls below, with the threads standing by in between.
+  virtual void together(const std::function<void()>& body) const = 0;
 
   // Checks the targets, then computes. See flatstep/loss.h.
   virtual CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,

@@ -193,6 +193,14 @@ StepResult Optimizer::step(const std::vector<void*>& grads, const StepOptions& s
     plan_->checked_grads = grads;
   }
 
+  StepResult result;
+  backend_of(device_).together([&] { result = checked_step(inputs, grads, step_options); });
+  return result;
+}
+
+StepResult Optimizer::checked_step(const std::vector<const void*>& inputs,
+                                   const std::vector<void*>& grads,
+                                   const StepOptions& step_options) {
   const Backend& device = backend_of(device_);
   StepResult result;
   result.grad_norm =
@@ -257,6 +265,11 @@ GradNorm clip_grad_norm(const std::vector<void*>& grads, const std::vector<std::
   require(std::isfinite(max_norm) && max_norm > 0, "max_norm", max_norm, "a finite number > 0");
   const std::vector<const void*> inputs(grads.begin(), grads.end());
   check_grads(inputs, sizes, dtype);
+  std::vector<Interval> all;
+  for (std::size_t i = 0; i < grads.size(); ++i) {
+    add_interval(all, grads[i], sizes[i], dtype, numbered("grads", i));
+  }
+  require_disjoint(all);
   ChunkTable chunks(sizes);
   const GradNorm norm = finite_norm(inputs, dtype, chunks, device);
   const double factor = clip_scale(norm.norm, max_norm);

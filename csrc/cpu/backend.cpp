@@ -15,6 +15,8 @@ namespace {
 
 class CpuBackend final : public Backend {
  public:
+  void together(const std::function<void()>& body) const override { with_team(body); }
+
   CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,
                                    const CrossEntropyOptions& options,
                                    const CrossEntropyOutputs& outputs,

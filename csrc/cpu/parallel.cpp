@@ -2,7 +2,10 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <mutex>
+
+#include "cpu/team.h"
 
 #if defined(_OPENMP)
 #  include <omp.h>
@@ -17,62 +20,107 @@ namespace {
 std::atomic<int> configured_workers{0};  // 0: what OpenMP offers
 std::atomic<bool> forked{false};
 
+// The team that this thread owns, and whether this thread is inside a task.
+thread_local Team* own_team = nullptr;
+thread_local bool inside_task = false;
+
 void run_serially(std::int64_t tasks, TaskFunction function, void* context) {
   for (std::int64_t task = 0; task < tasks; ++task) function(context, task, 0);
 }
 
-#if defined(_OPENMP)
 void watch_for_forks() {
-#  if defined(__unix__) || defined(__APPLE__)
+#if defined(__unix__) || defined(__APPLE__)
   static std::once_flag once;
-  std::call_once(once, [] { pthread_atfork(nullptr, nullptr, [] { forked = true; }); });
-#  endif
-}
+  std::call_once(once, [] {
+    pthread_atfork(nullptr, nullptr, [] {
+      forked = true;
+      own_team = nullptr;
+      inside_task = false;
+    });
+  });
 #endif
+}
+
+// Sets a value for the lifetime of a scope.
+template <class T>
+class Scoped {
+ public:
+  Scoped(T& variable, T value) : variable_(variable), before_(variable) { variable = value; }
+  ~Scoped() { variable_ = before_; }
+
+ private:
+  T& variable_;
+  T before_;
+};
 
 }  // namespace
 
+bool has_openmp() {
 #if defined(_OPENMP)
-
-bool has_openmp() { return true; }
+  return true;
+#else
+  return false;
+#endif
+}
 
 int worker_count() {
+#if defined(_OPENMP)
+  if (own_team != nullptr) return own_team->workers();
   if (forked) return 1;
   const int configured = configured_workers;
   return configured > 0 ? configured : std::max(1, omp_get_max_threads());
-}
-
-void run_tasks(std::int64_t tasks, TaskFunction function, void* context) {
-  const int workers = static_cast<int>(std::min<std::int64_t>(worker_count(), tasks));
-  if (workers <= 1 || omp_in_parallel()) {
-    run_serially(tasks, function, context);
-    return;
-  }
-  watch_for_forks();
-  // Workers take stretches of tasks as they come free; several a worker even out their speeds.
-  const std::int64_t stretch = std::max<std::int64_t>(1, tasks / (workers * 16));
-  std::atomic<std::int64_t> next{0};
-#  pragma omp parallel num_threads(workers)
-  {
-    const int worker = omp_get_thread_num();
-    for (std::int64_t begin;
-         (begin = next.fetch_add(stretch, std::memory_order_relaxed)) < tasks;) {
-      const std::int64_t end = std::min(tasks, begin + stretch);
-      for (std::int64_t task = begin; task < end; ++task) function(context, task, worker);
-    }
-  }
-}
-
 #else
-
-bool has_openmp() { return false; }
-int worker_count() { return 1; }
-void run_tasks(std::int64_t tasks, TaskFunction function, void* context) {
-  run_serially(tasks, function, context);
-}
-
+  return 1;
 #endif
+}
 
 void set_worker_count(int count) { configured_workers = count; }
+
+void run_with_team(void (*body)(void* context), void* context) {
+  const int workers = worker_count();
+#if defined(_OPENMP)
+  if (workers > 1 && own_team == nullptr && !inside_task && !omp_in_parallel()) {
+    watch_for_forks();
+    Team team(workers);
+    std::exception_ptr error;
+#  pragma omp parallel num_threads(workers)
+    {
+      if (omp_get_thread_num() == 0) {
+        const Scoped<Team*> owner(own_team, &team);
+        try {
+          body(context);
+        } catch (...) {
+          error = std::current_exception();
+        }
+        team.stop();
+      } else {
+        const Scoped<bool> task(inside_task, true);
+        team.serve(omp_get_thread_num());
+      }
+    }
+    if (error) std::rethrow_exception(error);
+    return;
+  }
+#endif
+  (void)workers;
+  body(context);
+}
+
+void run_tasks(std::int64_t tasks, TaskFunction function, void* context) {
+  if (tasks <= 1 || inside_task || worker_count() <= 1) {
+    run_serially(tasks, function, context);
+  } else if (own_team != nullptr) {
+    const Scoped<bool> task(inside_task, true);
+    own_team->run(tasks, function, context);
+  } else {
+#if defined(_OPENMP)
+    if (omp_in_parallel()) {
+      run_serially(tasks, function, context);
+      return;
+    }
+#endif
+    with_team([&] { run_tasks(tasks, function, context); });
+  }
+}
 
 }  // namespace flatstep::cpu

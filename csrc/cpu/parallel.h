@@ -11,9 +11,13 @@ namespace flatstep::cpu {
 using TaskFunction = void (*)(void* context, std::int64_t task, int worker);
 
 // Calls function(context, task, worker) for every task in [0, tasks); worker < worker_count().
-// Serial with one thread, inside another parallel loop, and in a forked child (the threads of
-// libgomp do not survive fork). The function must not throw.
+// Serial with one thread, inside another task, and in a forked child (the threads of libgomp do not
+// survive fork). The function must not throw.
 FLATSTEP_API void run_tasks(std::int64_t tasks, TaskFunction function, void* context);
+
+// Calls body(context) on this thread with the other threads standing by, so that many run_tasks in
+// a row pay for one OpenMP region. `body` may throw.
+FLATSTEP_API void run_with_team(void (*body)(void* context), void* context);
 
 // The greatest number of workers that run_tasks may use now; sizes scratch that each worker owns.
 FLATSTEP_API int worker_count();
@@ -38,6 +42,13 @@ void parallel_ranges(std::int64_t size, std::int64_t stretch, Function&& functio
     const std::int64_t begin = task * stretch;
     function(begin, begin + stretch < size ? begin + stretch : size);
   });
+}
+
+// run_with_team for a callable.
+template <class Body>
+void with_team(const Body& body) {
+  run_with_team([](void* context) { (*static_cast<const Body*>(context))(); },
+                const_cast<Body*>(&body));
 }
 
 }  // namespace flatstep::cpu

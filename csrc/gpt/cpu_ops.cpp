@@ -57,6 +57,8 @@ DropoutTask task_of(const DropoutSite& site) { return dropout_task(site.p, site.
 
 class CpuGptOps final : public GptOps {
  public:
+  void together(const std::function<void()>& body) const override { with_team(body); }
+
   std::int64_t scratch_floats(SequenceShape shape, std::int64_t width, std::int64_t heads,
                               std::int64_t widest) const override {
     const std::int64_t gemm = static_cast<std::int64_t>(gemm_workspace_floats());

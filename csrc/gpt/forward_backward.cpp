@@ -213,6 +213,25 @@ CrossEntropyOptions loss_options(std::int64_t valid, double divisor, double labe
   return options;
 }
 
+// Checks the batch and the workspace, copies the tokens and calls body(pipeline).
+template <class Body>
+void run(const GptConfig& config, const Layout& layout, const float* params,
+         const TokenBatch& tokens, Pass pass, void* workspace, std::size_t workspace_bytes,
+         const DropoutKey& key, const Body& body) {
+  check_shape(config, tokens.batch, tokens.length);
+  check_buffers(layout, params, nullptr);
+  const SequenceShape shape{tokens.batch, tokens.length};
+  const GptOps& ops = cpu::gpt_ops();
+  // Inside, the number of threads is fixed, and with it the size of the workspace.
+  ops.together([&] {
+    require_workspace(workspace, workspace_bytes, Workspace(config, shape, pass, nullptr).bytes);
+    Workspace space(config, shape, pass, workspace);
+    copy_tokens(tokens, config.vocab_size, space.tokens);
+    const double dropout = pass == Pass::training ? config.dropout : 0.0;
+    body(Pipeline{ops, config, layout, params, shape, space, dropout, key.seed, key.step});
+  });
+}
+
 }  // namespace
 
 std::size_t Gpt::training_workspace_bytes(std::int64_t batch, std::int64_t length) const {
@@ -228,7 +247,6 @@ std::size_t Gpt::inference_workspace_bytes(std::int64_t batch, std::int64_t leng
 double Gpt::forward_backward(const float* params, float* grads, const TokenBatch& tokens,
                              const TokenBatch& targets, const TrainOptions& options,
                              void* workspace, std::size_t workspace_bytes) const {
-  check_shape(config_, tokens.batch, tokens.length);
   check_buffers(layout_, params, grads);
   require(options.label_smoothing >= 0 && options.label_smoothing < 1, "label_smoothing",
           options.label_smoothing, "a number in [0, 1)");
@@ -236,47 +254,41 @@ double Gpt::forward_backward(const float* params, float* grads, const TokenBatch
           options.loss_divisor, "a finite number >= 0");
   require(options.step >= 0 && options.step < (std::int64_t{1} << 48), "step", options.step,
           "a number in [0, 2^48)");
-  const SequenceShape shape{tokens.batch, tokens.length};
-  require_workspace(workspace, workspace_bytes,
-                    training_workspace_bytes(tokens.batch, tokens.length));
-  Workspace space(config_, shape, Pass::training, workspace);
-  copy_tokens(tokens, config_.vocab_size, space.tokens);
-  const std::int64_t valid =
-      copy_targets(targets, tokens, config_.vocab_size, options.ignore_index, space.targets);
-  const Pipeline pipeline{cpu::gpt_ops(), config_,         layout_,      params,      shape,
-                          space,          config_.dropout, options.seed, options.step};
-  return pipeline.forward_backward(
-      loss_options(valid, options.loss_divisor, options.label_smoothing, options.ignore_index),
-      grads, options.accumulate);
+  double loss = 0;
+  run(config_, layout_, params, tokens, Pass::training, workspace, workspace_bytes,
+      {options.seed, options.step, 0}, [&](const Pipeline& pipeline) {
+        const std::int64_t valid = copy_targets(targets, tokens, config_.vocab_size,
+                                                options.ignore_index, pipeline.space.targets);
+        loss =
+            pipeline.forward_backward(loss_options(valid, options.loss_divisor,
+                                                   options.label_smoothing, options.ignore_index),
+                                      grads, options.accumulate);
+      });
+  return loss;
 }
 
 double Gpt::loss(const float* params, const TokenBatch& tokens, const TokenBatch& targets,
                  void* workspace, std::size_t workspace_bytes, std::int64_t ignore_index) const {
-  check_buffers(layout_, params, nullptr);
-  const SequenceShape shape{tokens.batch, tokens.length};
-  require_workspace(workspace, workspace_bytes,
-                    inference_workspace_bytes(tokens.batch, tokens.length));
-  Workspace space(config_, shape, Pass::inference, workspace);
-  copy_tokens(tokens, config_.vocab_size, space.tokens);
-  const std::int64_t valid =
-      copy_targets(targets, tokens, config_.vocab_size, ignore_index, space.targets);
-  const Pipeline pipeline{cpu::gpt_ops(), config_, layout_, params, shape, space, 0.0, 0, 0};
-  pipeline.forward();
-  return pipeline.head_loss(loss_options(valid, 0, 0, ignore_index), nullptr, nullptr, false);
+  double loss = 0;
+  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {},
+      [&](const Pipeline& pipeline) {
+        const std::int64_t valid =
+            copy_targets(targets, tokens, config_.vocab_size, ignore_index, pipeline.space.targets);
+        pipeline.forward();
+        loss = pipeline.head_loss(loss_options(valid, 0, 0, ignore_index), nullptr, nullptr, false);
+      });
+  return loss;
 }
 
 void Gpt::run_inference(const float* params, const TokenBatch& tokens, std::int64_t first_row,
                         float* logits, void* workspace, std::size_t workspace_bytes) const {
-  check_buffers(layout_, params, nullptr);
-  require_workspace(workspace, workspace_bytes,
-                    inference_workspace_bytes(tokens.batch, tokens.length));
-  const SequenceShape shape{tokens.batch, tokens.length};
-  require_buffer(logits, (shape.rows() - first_row) * config_.vocab_size, DType::f32, "logits");
-  Workspace space(config_, shape, Pass::inference, workspace);
-  copy_tokens(tokens, config_.vocab_size, space.tokens);
-  const Pipeline pipeline{cpu::gpt_ops(), config_, layout_, params, shape, space, 0.0, 0, 0};
-  pipeline.forward();
-  pipeline.head(first_row, shape.rows() - first_row, logits);
+  const std::int64_t rows = tokens.batch * tokens.length - first_row;
+  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {},
+      [&](const Pipeline& pipeline) {
+        require_buffer(logits, rows * config_.vocab_size, DType::f32, "logits");
+        pipeline.forward();
+        pipeline.head(first_row, rows, logits);
+      });
 }
 
 void Gpt::logits(const float* params, const TokenBatch& tokens, float* logits, void* workspace,

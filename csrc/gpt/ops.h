@@ -4,6 +4,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "core/tasks.h"
 #include "flatstep/dropout.h"
@@ -31,6 +32,9 @@ struct LayerNormResult {
 class GptOps {
  public:
   virtual ~GptOps() = default;
+
+  // Runs a body that calls the operations below, with the threads standing by in between.
+  virtual void together(const std::function<void()>& body) const = 0;
 
   // Floats of scratch that the operations below need together.
   virtual std::int64_t scratch_floats(SequenceShape shape, std::int64_t width, std::int64_t heads,

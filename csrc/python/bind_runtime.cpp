@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include "core/checks.h"
 #include "flatstep/dropout.h"
 #include "flatstep/runtime.h"
 #include "flatstep/schedule.h"
@@ -25,6 +26,12 @@ py::dict info() {
   result["blas"] = build.blas;
   result["cuda"] = cuda;
   return result;
+}
+
+// (shape, dtype name)
+py::tuple describe(py::handle object, const std::string& argument) {
+  const ArrayArg array(object, argument, Access::read);
+  return py::make_tuple(py::tuple(py::cast(array.shape())), name_of(array.dtype()));
 }
 
 void dropout_array(py::handle x_object, py::handle out_object, double p, std::uint64_t seed,
@@ -62,6 +69,7 @@ void bind_runtime(py::module_& module) {
   module.def("info", info);
   module.def("set_num_threads", set_num_threads, py::arg("n"));
   module.def("get_num_threads", get_num_threads);
+  module.def("describe", describe, py::arg("array"), py::arg("argument"));
   module.def("dropout", dropout_array, py::arg("x"), py::arg("out"), py::arg("p"), py::arg("seed"),
              py::arg("step"), py::arg("site"));
   module.def("dropout_mask", dropout_bits, py::arg("size"), py::arg("p"), py::arg("seed"),

@@ -5,12 +5,13 @@ flat buffers. Arrays are anything with ``__dlpack__`` (NumPy, PyTorch, JAX, CuPy
 """
 
 from flatstep import schedule
-from flatstep._core import __version__, get_num_threads, info, set_num_threads
+from flatstep._core import __version__
 from flatstep.dropout import dropout, dropout_mask
 from flatstep.gpt import GPT, GPTConfig
 from flatstep.layout import Layout
 from flatstep.loss import CrossEntropyResult, cross_entropy
 from flatstep.optim import SGD, Adam, AdamW, StepInfo, clip_grad_norm_, grad_norm
+from flatstep.runtime import get_num_threads, info, set_num_threads
 
 __all__ = [
     "GPT",

@@ -1,8 +1,15 @@
-"""New arrays of the caller's own library."""
+"""New arrays of the caller's own library, and what an array is."""
 
 import sys
 
 import numpy as np
+
+from flatstep import _core
+
+
+def describe(array, argument):
+    """Shape and dtype name of anything with ``__dlpack__``; TypeError names the argument."""
+    return _core.describe(array, argument)
 
 
 def _library(array):
@@ -32,7 +39,3 @@ def empty(shape, dtype, like):
 
 def is_array(value):
     return hasattr(value, "__dlpack__")
-
-
-def is_double(array):
-    return str(getattr(array, "dtype", "")).endswith("float64")

@@ -50,7 +50,10 @@ def dropout_mask(shape, p, *, seed, step=0, site=0):
     An element's bit depends on its flat index alone, not on the shape. The generator is
     Philox4x32-10 (Salmon et al. 2011); its counter is laid out in ``flatstep/dropout.h``.
     """
-    shape = (shape,) if isinstance(shape, int) else tuple(shape)
+    try:
+        shape = tuple(shape)
+    except TypeError:
+        shape = (_checks.integer(shape, "shape"),)
     for extent in shape:
         if _checks.integer(extent, "shape") < 0:
             raise ValueError(f"shape: got {shape}, expected extents of 0 or more")

@@ -1,6 +1,6 @@
 """Names, shapes and offsets of the tensors that share one flat buffer."""
 
-from flatstep import _checks, _core
+from flatstep import _arrays, _checks, _core
 
 _OPTIONS = ("weight_decay", "lr_scale")
 
@@ -75,10 +75,9 @@ class Layout:
 
     def views(self, buffer):
         """``{name: view}`` of a flat array of ``size`` elements; nothing is copied."""
-        if tuple(buffer.shape) != (self.size,):
-            raise ValueError(
-                f"buffer: got shape {tuple(buffer.shape)}, expected ({self.size},), one flat array"
-            )
+        shape, _ = _arrays.describe(buffer, "buffer")
+        if shape != (self.size,):
+            raise ValueError(f"buffer: got shape {shape}, expected ({self.size},), one flat array")
         return {
             entry.name: buffer[entry.offset : entry.offset + entry.size].reshape(entry.shape)
             for entry in self._core.entries

@@ -80,12 +80,11 @@ def cross_entropy(
     """
     chosen = _checks.choice(reduction, _REDUCTIONS, "reduction")
     empty = _checks.choice(on_empty, _ON_EMPTY, "on_empty")
-    if not _arrays.is_array(logits):
-        raise TypeError(
-            f"logits: got {type(logits).__name__}, expected an array (NumPy, PyTorch, JAX or CuPy)"
-        )
-    rows = tuple(logits.shape)[:-1]
-    row_dtype = "float64" if _arrays.is_double(logits) else "float32"
+    shape, dtype = _arrays.describe(logits, "logits")
+    if dtype not in ("float32", "float64", "bfloat16"):
+        raise TypeError(f"logits: got {dtype}, expected float32, float64 or bfloat16")
+    rows = shape[:-1]
+    row_dtype = "float64" if dtype == "float64" else "float32"
     lse = _arrays.empty(rows, row_dtype, logits)
     loss = _arrays.empty(rows, row_dtype, logits) if reduction == "none" else None
     if grad is True:

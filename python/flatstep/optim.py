@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from flatstep import _arrays, _checks, _core
+from flatstep.layout import Layout
 
 _MODES = {"native": _core.OptimizerMode.native, "torch": _core.OptimizerMode.torch}
 
@@ -42,14 +43,15 @@ class _Optimizer:
     def __init__(self, params, *, lr, weight_decay, layout, mode, max_consecutive_skips, **options):
         self._params = list(params) if isinstance(params, (list, tuple)) else [params]
         self._flat = not isinstance(params, (list, tuple))
-        self._segments = _segments(self._params, layout, self._flat)
+        described = [_arrays.describe(p, _name(i, self._flat)) for i, p in enumerate(self._params)]
+        self._segments = _segments([shape for shape, _ in described], layout, self._flat)
         self.lr = lr
         self._state = {
-            name: [np.zeros(_size(p), _dtype(p)) for p in self._params]
+            name: [np.zeros(math.prod(shape), _state_dtype(dtype)) for shape, dtype in described]
             for name in self._state_names
         }
         arrays = [
-            [_reshaped(a, p) for a, p in zip(state, self._params, strict=True)]
+            [array.reshape(shape) for array, (shape, _) in zip(state, described, strict=True)]
             for state in self._state.values()
         ]
         arrays += [[]] * (2 - len(arrays))
@@ -135,9 +137,14 @@ class _Optimizer:
             ValueError: another kind of optimizer, or a shape or dtype that differs; nothing was
                 changed.
         """
-        if state_dict.get("kind") != self._kind:
+        if not isinstance(state_dict, dict):
+            raise TypeError(f"state_dict: got {type(state_dict).__name__}, expected a dict")
+        missing = {"kind", "step", "state"} - set(state_dict)
+        if missing:
+            raise ValueError(f"state_dict: got no {sorted(missing)[0]!r}, expected one")
+        if state_dict["kind"] != self._kind:
             raise ValueError(
-                f"state_dict: got kind {state_dict.get('kind')!r}, expected {self._kind!r}"
+                f"state_dict: got kind {state_dict['kind']!r}, expected {self._kind!r}"
             )
         step = _checks.step_number(state_dict["step"])
         pairs = []
@@ -316,33 +323,28 @@ class SGD(_Optimizer):
         return self._state_array("momentum_buffer") if self._state else None
 
 
-def _size(param):
-    return math.prod(param.shape)
+def _name(index, flat):
+    return "params" if flat else f"params[{index}]"
 
 
-def _dtype(param):
-    return np.float64 if _arrays.is_double(param) else np.float32
+def _state_dtype(dtype):
+    return np.float64 if dtype == "float64" else np.float32
 
 
-def _reshaped(flat, param):
-    return flat.reshape(tuple(param.shape))
-
-
-def _segments(params, layout, flat):
+def _segments(shapes, layout, flat):
     """The core's segments: (array, offset, size, lr scale, weight decay, name)."""
-    for i, param in enumerate(params):
-        if not _arrays.is_array(param):
-            name = "params" if flat else f"params[{i}]"
-            raise TypeError(f"{name}: got {type(param).__name__}, expected an array")
     if layout is None:
-        names = ["params"] if flat else [f"params[{i}]" for i in range(len(params))]
-        return [(i, 0, _size(p), 1.0, None, names[i]) for i, p in enumerate(params)]
+        return [
+            (i, 0, math.prod(shape), 1.0, None, _name(i, flat)) for i, shape in enumerate(shapes)
+        ]
+    if not isinstance(layout, Layout):
+        raise TypeError(f"layout: got {type(layout).__name__}, expected a flatstep.Layout")
     if not flat:
         raise ValueError("layout: got a layout with a list of arrays, expected one flat array")
-    if tuple(params[0].shape) != (layout.size,):
+    if shapes[0] != (layout.size,):
         raise ValueError(
-            f"layout: got one of {layout.size} elements for params of shape "
-            f"{tuple(params[0].shape)}, expected the same size"
+            f"layout: got one of {layout.size} elements for params of shape {shapes[0]}, "
+            "expected the same size"
         )
     return [
         (0, entry.offset, entry.size, entry.lr_scale, entry.weight_decay, entry.name)

@@ -1,8 +1,9 @@
 """Learning-rate schedules: pure functions of the number of optimizer steps already done.
 
 A schedule ``s`` is called as ``s(step)`` with ``step`` from 0. With ``t = step + 1``,
-``W = warmup`` and ``T = total``, every warm-up is ``base_lr * t / W`` for ``step < W``, so the first step already
-learns; ``warmup_linear`` and ``warmup_cosine`` reach ``min_lr`` at ``step = T - 1`` and stay there.
+``W = warmup`` and ``T = total``, every warm-up is ``base_lr * t / W`` for ``step < W``, so the
+first step already learns; ``warmup_linear`` and ``warmup_cosine`` reach ``min_lr`` at
+``step = T - 1`` and stay there.
 
 All raise ValueError or TypeError naming the argument that is wrong.
 """

@@ -94,6 +94,8 @@ class FLATSTEP_API Optimizer {
 
  private:
   struct Plan;
+  StepResult checked_step(const std::vector<const void*>& inputs, const std::vector<void*>& grads,
+                          const StepOptions& step_options);
   StepResult skip(StepResult result, const GradNorm& beyond);
 
   OptimizerOptions options_;

@@ -1,0 +1,170 @@
+"""The compiled core. Private: the names of the flatstep package are the public ones."""
+
+import enum
+from collections.abc import Sequence
+from typing import Any
+
+__version__: str
+
+def info() -> dict[str, Any]: ...
+def set_num_threads(n: int) -> None: ...
+def get_num_threads() -> int: ...
+def describe(array: Any, argument: str) -> tuple[tuple[int, ...], str]: ...
+def dropout(x: Any, out: Any, p: float, seed: int, step: int, site: int) -> None: ...
+def dropout_mask(size: int, p: float, seed: int, step: int, site: int) -> bytearray: ...
+
+class ScheduleKind(enum.Enum):
+    constant = ...
+    warmup_constant = ...
+    warmup_linear = ...
+    warmup_cosine = ...
+    inverse_sqrt = ...
+    noam = ...
+
+class Schedule:
+    def __init__(
+        self,
+        kind: ScheduleKind,
+        base_lr: float,
+        min_lr: float = 0.0,
+        warmup: int = 0,
+        total: int = 0,
+        d_model: int = 0,
+    ) -> None: ...
+    def __call__(self, step: int) -> float: ...
+
+class LayoutEntry:
+    @property
+    def name(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    @property
+    def lr_scale(self) -> float: ...
+    @property
+    def weight_decay(self) -> float | None: ...
+
+class Layout:
+    def __init__(self) -> None: ...
+    def add(
+        self,
+        name: str,
+        shape: Sequence[int],
+        lr_scale: float = 1.0,
+        weight_decay: float | None = None,
+    ) -> None: ...
+    def at(self, name: str) -> LayoutEntry: ...
+    def contains(self, name: str) -> bool: ...
+    @property
+    def entries(self) -> list[LayoutEntry]: ...
+    @property
+    def size(self) -> int: ...
+
+class Reduction(enum.Enum):
+    mean = ...
+    sum = ...
+    none = ...
+
+class OnEmpty(enum.Enum):
+    zero = ...
+    nan = ...
+
+def cross_entropy(
+    logits: Any,
+    targets: Any,
+    reduction: Reduction,
+    label_smoothing: float,
+    ignore_index: int,
+    divisor: float | None,
+    on_empty: OnEmpty,
+    grad_output: float,
+    grad_output_rows: Any,
+    loss: Any,
+    lse: Any,
+    grad: Any,
+) -> tuple[float, int]: ...
+
+class Algorithm(enum.Enum):
+    sgd = ...
+    adam = ...
+    adamw = ...
+
+class OptimizerMode(enum.Enum):
+    native = ...
+    torch = ...
+
+class OptimizerOptions:
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        mode: OptimizerMode,
+        beta1: float,
+        beta2: float,
+        eps: float,
+        weight_decay: float,
+        momentum: float,
+        dampening: float,
+        nesterov: bool,
+        max_consecutive_skips: int,
+    ) -> None: ...
+
+class Optimizer:
+    def __init__(
+        self,
+        options: OptimizerOptions,
+        params: list[Any],
+        state1: list[Any],
+        state2: list[Any],
+        segments: Sequence[tuple[int, int, int, float, float | None, str]],
+    ) -> None: ...
+    def step(
+        self,
+        grads: list[Any],
+        lr: float,
+        max_norm: float | None,
+        grad_scale: float,
+        zero_grad: bool,
+    ) -> tuple[float, float, bool, int, int]: ...
+    step_count: int
+
+def grad_norm(grads: list[Any], max_norm: float | None = None) -> tuple[float, int, int]: ...
+
+class Gpt:
+    def __init__(
+        self,
+        vocab_size: int,
+        block_size: int,
+        n_layer: int,
+        n_head: int,
+        n_embd: int,
+        dropout: float,
+    ) -> None: ...
+    @property
+    def layout(self) -> Layout: ...
+    def initialize(self, params: Any, seed: int) -> None: ...
+    def forward_backward(
+        self,
+        params: Any,
+        grads: Any,
+        tokens: Any,
+        targets: Any,
+        label_smoothing: float,
+        seed: int,
+        step: int,
+        accumulate: bool,
+        loss_divisor: float,
+    ) -> float: ...
+    def loss(self, params: Any, tokens: Any, targets: Any) -> float: ...
+    def logits(self, params: Any, tokens: Any, logits: Any) -> None: ...
+    def generate(
+        self,
+        params: Any,
+        sequence: Any,
+        length: int,
+        temperature: float,
+        top_k: int,
+        seed: int,
+    ) -> None: ...

@@ -1,0 +1,145 @@
+"""What one training step is: the model, optimizer, schedule and batches of a configuration."""
+
+import time
+
+import numpy as np
+
+import flatstep
+
+from .batches import Batches, evaluation_batches
+from .checkpoint import load_newest, save_checkpoint
+from .errors import InputError, RunFailed
+
+
+def make_schedule(config):
+    """The learning rate of a TrainConfig as a function of the steps already done."""
+    make = getattr(flatstep.schedule, config.schedule)
+    if config.schedule == "constant":
+        return make(config.lr)
+    if config.schedule == "noam":
+        return make(config.n_embd, config.warmup, factor=config.lr)
+    if config.schedule in ("warmup_constant", "inverse_sqrt"):
+        return make(config.lr, config.warmup)
+    return make(config.lr, config.warmup, config.steps, min_lr=config.min_lr)
+
+
+def make_model(config):
+    """The flatstep.GPT of a TrainConfig, with its first weights. Raises InputError."""
+    shape = flatstep.GPTConfig(
+        vocab_size=256,
+        block_size=config.block_size,
+        n_layer=config.n_layer,
+        n_head=config.n_head,
+        n_embd=config.n_embd,
+        dropout=config.dropout,
+    )
+    try:
+        return flatstep.GPT(shape, seed=config.seed, device=config.device)
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"no such model on --device {config.device}: {error}") from error
+
+
+def make_optimizer(config, model):
+    """The optimizer of a TrainConfig over the flat parameters of `model`."""
+    common = {"lr": config.lr, "weight_decay": config.weight_decay, "layout": model.layout}
+    if config.optimizer == "sgd":
+        return flatstep.SGD(model.params, momentum=config.beta1, **common)
+    kind = {"adamw": flatstep.AdamW, "adam": flatstep.Adam}[config.optimizer]
+    return kind(model.params, betas=(config.beta1, config.beta2), **common)
+
+
+class Trainer:
+    """A model, its optimizer and its batches at some step.
+
+    step: optimizer steps done. skipped: batches whose gradient was not finite and that changed
+    nothing; the data moves on past them, the schedule does not.
+    """
+
+    def __init__(self, config, corpus):
+        self.config = config
+        self.corpus = corpus
+        self.schedule = make_schedule(config)
+        self.model = make_model(config)
+        self.optimizer = make_optimizer(config, self.model)
+        self.batches = Batches(
+            corpus.train,
+            block_size=config.block_size,
+            batch_size=config.batch_size,
+            seed=config.seed,
+        )
+        self.step = 0
+        self.skipped = 0
+        self.seconds = 0.0
+        self.tokens_per_step = config.batch_size * config.block_size * config.grad_accum
+
+    def try_step(self):
+        """One forward, backward and update: (metrics, None), or (None, what was not finite)."""
+        began = time.perf_counter()
+        config = self.config
+        first = (self.step + self.skipped) * config.grad_accum
+        loss = 0.0
+        for micro in range(config.grad_accum):
+            tokens, targets = self.batches.batch(first + micro)
+            loss += self.model.forward_backward(
+                tokens,
+                targets,
+                label_smoothing=config.label_smoothing,
+                step=first + micro,
+                accumulate=micro > 0,
+                loss_divisor=self.tokens_per_step if config.grad_accum > 1 else None,
+            )
+        lr = self.schedule(self.step)
+        info = self.optimizer.step(self.model.grads, lr=lr, max_norm=config.max_norm or None)
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        if info.skipped:
+            self.skipped += 1
+            return None, info.nonfinite
+        self.step += 1
+        return {
+            "step": self.step,
+            "loss": loss,
+            "lr": lr,
+            "grad_norm": info.grad_norm,
+            "tokens_per_second": round(self.tokens_per_step / seconds, 1),
+        }, None
+
+    def tokens_per_second(self):
+        """Mean over all steps done, saving and validation left out."""
+        return self.step * self.tokens_per_step / self.seconds if self.seconds else 0.0
+
+    def evaluate(self, tokens):
+        """Mean loss, in nats a token and without dropout, over a fixed set of windows."""
+        total, count = 0.0, 0
+        for inputs, targets in evaluation_batches(
+            tokens, block_size=self.config.block_size, batch_size=self.config.batch_size
+        ):
+            total += self.model.loss(inputs, targets) * targets.size
+            count += targets.size
+        return total / count
+
+    def check_finite(self):
+        """Raises RunFailed naming the first parameter tensor that is not finite."""
+        if np.isfinite(self.model.params).all():
+            return
+        for name, view in self.model.layout.views(self.model.params).items():
+            if not np.isfinite(view).all():
+                raise RunFailed(
+                    f"{name} is no longer finite after step {self.step}; nothing was saved "
+                    "from there on; a lower --lr may help"
+                )
+
+    def save(self, run):
+        """Writes a checkpoint of this step, unless parameters are not finite (RunFailed)."""
+        self.check_finite()
+        state = {"step": self.step, "skipped": self.skipped, "seconds": round(self.seconds, 3)}
+        try:
+            save_checkpoint(run, self.model, self.optimizer, state)
+        except OSError as error:
+            raise RunFailed(f"{run}: the checkpoint cannot be written: {error}") from error
+
+    def restore(self, run, warn):
+        """Goes to the newest whole checkpoint of a run. Raises CheckpointError."""
+        _, state = load_newest(run, self.model, self.optimizer, warn=warn, set_aside=True)
+        self.step, self.skipped = state["step"], state["skipped"]
+        self.seconds = state["seconds"]

@@ -1,0 +1,58 @@
+"""Fixtures of the whole suite: random numbers, thread counts, a buffer kept under watch."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import flatstep as fs
+
+# Without PyTorch there is nothing to compare with: the parity tests are absent, not skipped.
+collect_ignore_glob = []
+if importlib.util.find_spec("torch") is None:
+    collect_ignore_glob.append("parity/*")
+
+# 1 is the serial path; 2 and 3 divide little; 5 and 7 are more threads than many tests have work.
+THREADS = (1, 2, 3, 5, 7)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(20260101)
+
+
+@pytest.fixture(autouse=True)
+def restore_threads():
+    before = fs.get_num_threads()
+    yield
+    fs.set_num_threads(before)
+
+
+@pytest.fixture(params=THREADS)
+def threads(request):
+    fs.set_num_threads(request.param)
+    return request.param
+
+
+@pytest.fixture
+def assert_same_for_all_threads():
+    """Takes compute(), which returns a string of digests, and runs it for every thread count."""
+
+    def check(compute):
+        results = {}
+        for count in THREADS:
+            fs.set_num_threads(count)
+            results[count] = compute()
+        assert len(set(results.values())) == 1, results
+
+    return check
+
+
+@pytest.fixture
+def has_fma():
+    """The x86-64 baseline has no fused multiply-add: there, formulas with fma round twice."""
+    return fs.info()["isa"] not in ("x86_64", "generic")

@@ -1,0 +1,104 @@
+// The public C++ API as an embedding program uses it: results, kinds of errors, nothing written.
+#include <cmath>
+#include <vector>
+
+#include "check.h"
+#include "flatstep/flatstep.h"
+#include "flatstep/gpt.h"
+
+namespace {
+
+using namespace flatstep;
+
+void test_cross_entropy() {
+  const std::vector<double> p = {0.20, 0.50, 0.10, 0.10, 0.10};
+  std::vector<double> logits, grad(5, 7.0);
+  for (const double value : p) logits.push_back(std::log(value));
+  std::vector<std::int64_t> target = {1};
+  std::vector<char> workspace(cross_entropy_workspace_bytes(1));
+  CrossEntropyOutputs outputs;
+  outputs.grad = grad.data();
+  const auto call = [&] {
+    return cross_entropy({logits.data(), DType::f64, 1, 5}, {target.data(), DType::i64, 1}, {},
+                         outputs, workspace.data(), workspace.size());
+  };
+  CHECK(std::fabs(call().loss + std::log(0.50)) < 1e-15);
+  for (int j = 0; j < 5; ++j) CHECK(std::fabs(grad[j] - (p[j] - (j == 1))) < 1e-15);
+
+  const std::vector<double> before = grad;
+  target[0] = 5;
+  CHECK_THROWS(call(), OutOfRange, "row 0 holds 5");
+  target[0] = 1;
+  outputs.grad = logits.data() + 1;
+  CHECK_THROWS(call(), InvalidArgument, "grad");
+  outputs.grad = grad.data();
+  workspace.resize(3);
+  CHECK_THROWS(call(), InvalidArgument, "workspace_bytes");
+  CHECK(grad == before);
+}
+
+void test_optimizer() {
+  std::vector<float> p = {1.0f, -2.0f}, g = {0.5f, 0.25f}, m(2), v(2);
+  OptimizerOptions options;
+  options.weight_decay = 0.1;
+  Optimizer adamw(options, {{p.data(), m.data(), v.data(), 2}});
+  const StepResult result = adamw.step({g.data()}, {1e-2});
+  CHECK(std::fabs(result.grad_norm - std::sqrt(0.3125)) < 1e-12);
+  // The first step of Adam is the sign of the gradient.
+  CHECK(std::fabs(p[0] - (1.0 - 1e-2 * (1.0 + 0.1 * 1.0))) < 1e-6);
+  CHECK(std::fabs(p[1] - (-2.0 - 1e-2 * (1.0 - 0.1 * 2.0))) < 1e-6);
+  CHECK(adamw.step_count() == 1);
+
+  const std::vector<float> before = p;
+  g[1] = NAN;
+  const StepResult skipped = adamw.step({g.data()}, {1e-2});
+  CHECK(skipped.skipped && skipped.nonfinite_segment == 0 && skipped.nonfinite_index == 1);
+  CHECK(p == before && adamw.step_count() == 1);
+  CHECK_THROWS(adamw.step({p.data()}, {1e-2}), InvalidArgument, "overlaps");
+  CHECK_THROWS(adamw.step({g.data()}, {NAN}), InvalidArgument, "lr");
+  CHECK_THROWS(Optimizer(options, {{p.data(), p.data(), v.data(), 2}}), InvalidArgument, "state1");
+}
+
+void test_errors_share_a_base() {
+  try {
+    Layout layout;
+    layout.add("w", {2, -1});
+    CHECK(false);
+  } catch (const Error& error) {
+    CHECK(std::string(error.message()).find("shape") != std::string::npos);
+  }
+  const Device cuda{DeviceType::cuda, 0, 0};
+  if (!build_info().cuda_built) {
+    float x = 1;
+    CHECK_THROWS(dropout(&x, &x, 1, 0.5, {}, 0, cuda), RuntimeFailure, "cuda");
+  }
+}
+
+void test_gpt() {
+  CHECK_THROWS(Gpt({256, 64, 2, 3, 16, 0.0}), InvalidArgument, "n_embd");
+  const Gpt gpt({17, 8, 1, 2, 8, 0.0});
+  std::vector<float> params(gpt.layout().size()), grads(params.size(), 3.0f);
+  gpt.initialize(params.data(), 1);
+  const std::size_t bytes = gpt.training_workspace_bytes(1, 5);
+  std::vector<std::max_align_t> memory(bytes / sizeof(std::max_align_t) + 8);
+  std::vector<std::int64_t> tokens = {1, 2, 3, 4, 5}, targets = {2, 3, 4, 5, 17};
+  const auto call = [&] {
+    return gpt.forward_backward(params.data(), grads.data(), {tokens.data(), DType::i64, 1, 5},
+                                {targets.data(), DType::i64, 1, 5}, {}, memory.data(), bytes);
+  };
+  CHECK_THROWS(call(), OutOfRange, "targets: row 0, position 4 holds 17");
+  for (const float value : grads) CHECK(value == 3.0f);
+  targets[4] = 6;
+  CHECK(std::fabs(call() - std::log(17.0)) < 0.1);
+}
+
+}  // namespace
+
+int main() {
+  require_isa();
+  test_cross_entropy();
+  test_optimizer();
+  test_errors_share_a_base();
+  test_gpt();
+  return report();
+}

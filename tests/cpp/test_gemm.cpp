@@ -1,0 +1,103 @@
+// The matrix product against a double-precision one: every transposition, sizes around the tile
+// and the packed block, strides, bias, accumulation, and the same bits for any number of threads.
+#include <cmath>
+#include <vector>
+
+#include "check.h"
+#include "cpu/gemm.h"
+#include "cpu/parallel.h"
+
+namespace {
+
+using flatstep::Gemm;
+
+float noise(std::uint32_t& state) {
+  state = state * 1664525u + 1013904223u;
+  return static_cast<float>(state >> 8) / (1 << 23) - 1.0f;
+}
+
+struct Case {
+  std::int64_t m, n, k;
+  bool transpose_a, transpose_b, accumulate, bias;
+};
+
+void run(const Case& c) {
+  std::uint32_t state = 7;
+  const std::int64_t pad = 3;  // strides are wider than the matrices
+  const std::int64_t lda = (c.transpose_a ? c.m : c.k) + pad;
+  const std::int64_t ldb = (c.transpose_b ? c.k : c.n) + pad;
+  const std::int64_t ldc = c.n + pad;
+  std::vector<float> a(lda * (c.transpose_a ? c.k : c.m)), b(ldb * (c.transpose_b ? c.n : c.k));
+  std::vector<float> before(ldc * c.m), bias(c.n);
+  for (auto* values : {&a, &b, &before, &bias}) {
+    for (float& value : *values) value = noise(state);
+  }
+  std::vector<float> workspace(flatstep::cpu::gemm_workspace_floats());
+  const auto product = [&](int threads, bool serial) {
+    std::vector<float> result = before;
+    const Gemm call{c.transpose_a,
+                    c.transpose_b,
+                    c.m,
+                    c.n,
+                    c.k,
+                    a.data(),
+                    lda,
+                    b.data(),
+                    ldb,
+                    result.data(),
+                    ldc,
+                    c.accumulate,
+                    c.bias ? bias.data() : nullptr};
+    flatstep::cpu::set_worker_count(threads);
+    if (serial) {
+      std::vector<float> own(flatstep::cpu::gemm_serial_workspace_floats(c.m, c.n, c.k));
+      flatstep::cpu::gemm_serial(call, own.data());
+    } else {
+      flatstep::cpu::gemm(call, workspace.data());
+    }
+    return result;
+  };
+  const std::vector<float> result = product(1, false);
+  for (const int threads : {2, 3, 7}) CHECK(product(threads, false) == result);
+  const std::vector<float> serial = product(1, true);
+
+  for (std::int64_t i = 0; i < c.m; ++i) {
+    for (std::int64_t j = 0; j < ldc; ++j) {
+      const std::int64_t at = i * ldc + j;
+      if (j >= c.n) {  // the padding is not written
+        CHECK(result[at] == before[at] && serial[at] == before[at]);
+        continue;
+      }
+      double sum = c.accumulate ? before[at] : 0.0;
+      if (c.bias) sum += bias[j];
+      double size = std::fabs(sum);
+      for (std::int64_t p = 0; p < c.k; ++p) {
+        const double product = double{a[c.transpose_a ? p * lda + i : i * lda + p]} *
+                               b[c.transpose_b ? j * ldb + p : p * ldb + j];
+        sum += product;
+        size += std::fabs(product);
+      }
+      // Summing k terms in any order: at most k roundings of the sum of magnitudes.
+      const double bound = (static_cast<double>(c.k) + 4) * 0x1p-24 * size;
+      CHECK(std::fabs(result[at] - sum) <= bound);
+      CHECK(std::fabs(serial[at] - sum) <= bound);
+    }
+  }
+}
+
+}  // namespace
+
+int main() {
+  require_isa();
+  for (int flags = 0; flags < 16; ++flags) {
+    const bool ta = flags & 1, tb = flags & 2, accumulate = flags & 4, bias = flags & 8;
+    run({1, 1, 1, ta, tb, accumulate, bias});
+    run({5, 7, 3, ta, tb, accumulate, bias});      // below one tile
+    run({13, 33, 17, ta, tb, accumulate, bias});   // one tile and an edge for every ISA
+    run({97, 129, 50, ta, tb, accumulate, bias});  // more than one task
+    run({24, 64, 400, ta, tb, accumulate, bias});  // more than one block of k
+  }
+  run({2400, 17, 5, false, false, true, true});  // more rows than are packed at a time
+  run({17, 3100, 5, true, true, true, true});    // more columns
+  return report();
+}

@@ -1,0 +1,70 @@
+// Every task runs once, for any number of tasks and threads, nested and from several threads.
+#include <atomic>
+#include <stdexcept>
+#include <thread>
+#include <vector>
+
+#include "check.h"
+#include "cpu/parallel.h"
+
+namespace {
+
+using flatstep::cpu::parallel_for;
+using flatstep::cpu::with_team;
+using flatstep::cpu::worker_count;
+
+void check_each_runs_once(std::int64_t tasks) {
+  std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
+  std::atomic<int> strangers{0};
+  parallel_for(tasks, [&](std::int64_t task, int worker) {
+    ++runs[static_cast<std::size_t>(task)];
+    if (worker < 0 || worker >= worker_count()) ++strangers;
+  });
+  for (const auto& count : runs) CHECK(count == 1);
+  CHECK(strangers == 0);
+}
+
+void check_nested() {
+  std::atomic<int> inner{0};
+  parallel_for(20, [&](std::int64_t, int) {
+    parallel_for(5, [&](std::int64_t, int worker) {
+      if (worker == 0) ++inner;  // serial inside a task
+    });
+  });
+  CHECK(inner == 100);
+}
+
+void check_many_jobs() {
+  // Jobs that follow each other at once: no task of one may run as a task of the next.
+  with_team([] {
+    for (int round = 0; round < 3000; ++round) {
+      const std::int64_t tasks = 1 + round % 37;
+      std::atomic<std::int64_t> sum{0};
+      parallel_for(tasks, [&](std::int64_t task, int) { sum += task + 1; });
+      CHECK(sum == tasks * (tasks + 1) / 2);
+    }
+  });
+}
+
+void check_exceptions() {
+  CHECK_THROWS(with_team([] { throw std::runtime_error("out of the team"); }), std::runtime_error,
+               "out of the team");
+  check_each_runs_once(100);
+}
+
+}  // namespace
+
+int main() {
+  require_isa();
+  for (const int threads : {1, 2, 3, 7}) {
+    flatstep::cpu::set_worker_count(threads);
+    for (const std::int64_t tasks : {0, 1, 2, 31, 1000}) check_each_runs_once(tasks);
+    check_nested();
+    check_many_jobs();
+    check_exceptions();
+    std::vector<std::thread> callers;
+    for (int i = 0; i < 4; ++i) callers.emplace_back([] { check_many_jobs(); });
+    for (std::thread& caller : callers) caller.join();
+  }
+  return report();
+}

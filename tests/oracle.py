@@ -1,0 +1,273 @@
+"""Float64 and bit-level references, in plain NumPy, that the tests compare flatstep with.
+
+Nothing here imports flatstep: a formula that is wrong in the library cannot be wrong here as well.
+"""
+
+import math
+
+import numpy as np
+
+
+def ulp(value, dtype=np.float32):
+    """Distance from |value|, rounded to dtype, to the next number above it."""
+    return np.spacing(np.abs(np.asarray(value)).astype(dtype)).astype(np.float64)
+
+
+# ---- cross-entropy -------------------------------------------------------------------------
+
+
+class CrossEntropy:
+    """loss, rows (loss of each row), grad, lse, probability, factor (row weight), n_valid."""
+
+
+def cross_entropy(
+    logits,
+    targets,
+    *,
+    reduction="mean",
+    label_smoothing=0.0,
+    ignore_index=-100,
+    divisor=None,
+    on_empty="zero",
+    grad_output=1.0,
+):
+    """y' = (1 - e) y + e/V; loss = -sum y' log softmax(x); gradient = factor (softmax(x) - y').
+
+    A logit of -inf takes its class out of the smoothing: V counts the others.
+    """
+    x = np.asarray(logits, dtype=np.float64)
+    targets = np.asarray(targets)
+    classes = x.shape[-1]
+    x = x.reshape(-1, classes)
+    flat_targets = targets.reshape(-1).astype(np.int64)
+    valid = flat_targets != ignore_index
+    row = np.arange(len(x))
+    index = np.where(valid, flat_targets, 0)
+
+    shifted = x - x.max(axis=1, keepdims=True)
+    exponentials = np.exp(shifted)
+    rest = exponentials.copy()
+    rest[row, x.argmax(axis=1)] = 0.0
+    # log1p keeps the digits of a loss near zero, where the target holds all the probability.
+    log_sum = np.log1p(rest.sum(axis=1))
+    probability = exponentials / (1.0 + rest.sum(axis=1, keepdims=True))
+    allowed = x != -np.inf
+    n_allowed = np.maximum(allowed.sum(axis=1), 1)
+    rows = (1.0 - label_smoothing) * (log_sum - shifted[row, index])
+    if label_smoothing:
+        spread = np.where(allowed, log_sum[:, None] - shifted, 0.0).sum(axis=1) / n_allowed
+        rows = rows + label_smoothing * spread
+    rows = np.where(valid, rows, 0.0)
+
+    n_valid = int(valid.sum())
+    upstream = np.broadcast_to(np.asarray(grad_output, np.float64), targets.shape).reshape(-1)
+    scale = 1.0
+    if reduction == "mean":
+        scale = 1.0 / (divisor or max(n_valid, 1))
+    smoothed = allowed * (label_smoothing / n_allowed)[:, None]
+    smoothed[row, index] += 1.0 - label_smoothing
+    factor = np.where(valid, upstream * scale, 0.0)
+    with np.errstate(invalid="ignore"):
+        gradient = (probability - smoothed) * factor[:, None]
+    gradient[~valid] = 0.0
+
+    result = CrossEntropy()
+    result.rows = rows.reshape(targets.shape)
+    result.grad = gradient.reshape(np.shape(logits))
+    result.lse = np.where(valid, x.max(axis=1) + log_sum, 0.0).reshape(targets.shape)
+    result.probability = probability.reshape(np.shape(logits))
+    result.factor = factor.reshape(targets.shape)
+    result.n_valid = n_valid
+    if reduction == "none":
+        result.loss = result.rows
+    else:
+        result.loss = math.fsum(rows) * scale
+        if reduction == "mean" and divisor is None and n_valid == 0 and on_empty == "nan":
+            result.loss = math.nan
+    return result
+
+
+# ---- optimizers in float64 -----------------------------------------------------------------
+
+
+def adam_moments(p, g, m, v, *, betas, weight_decay=0.0, decoupled=True):
+    """New (m, v), with the decay inside the gradient when it is not decoupled."""
+    p, g, m, v = (np.asarray(a, dtype=np.float64) for a in (p, g, m, v))
+    if not decoupled:
+        g = g + weight_decay * p
+    return m + (1.0 - betas[0]) * (g - m), v + (1.0 - betas[1]) * (g * g - v)
+
+
+def adam_change(p, m, v, step, *, betas, eps, weight_decay=0.0, decoupled=True):
+    """What lr multiplies, from the new moments; step counts from 1."""
+    p, m, v = (np.asarray(a, dtype=np.float64) for a in (p, m, v))
+    correction1, correction2 = 1.0 - betas[0] ** step, 1.0 - betas[1] ** step
+    change = (m / correction1) / (np.sqrt(v) / math.sqrt(correction2) + eps)
+    return change + weight_decay * p if decoupled else change
+
+
+def adam(p, g, m, v, step, *, lr, eps, **options):
+    """One whole Adam (decoupled=False) or AdamW step: new (p, m, v)."""
+    m, v = adam_moments(p, g, m, v, **options)
+    return p - lr * adam_change(p, m, v, step, eps=eps, **options), m, v
+
+
+def sgd(p, g, buffer, step, *, lr, momentum, dampening, nesterov, weight_decay):
+    """One SGD step in float64, in torch.optim.SGD's convention: the first step sets buffer = g."""
+    p, g = np.asarray(p, np.float64), np.asarray(g, np.float64)
+    g = g + weight_decay * p
+    if not momentum:
+        return p - lr * g, None
+    buffer = g if step == 1 else momentum * np.asarray(buffer, np.float64) + (1 - dampening) * g
+    direction = g + momentum * buffer if nesterov else buffer
+    return p - lr * direction, buffer
+
+
+def global_norm(arrays):
+    """sqrt of the exactly rounded sum of squares (squares of float32 are exact in float64)."""
+    squares = (np.asarray(a, np.float64).ravel() ** 2 for a in arrays)
+    return math.sqrt(math.fsum(value for array in squares for value in array.tolist()))
+
+
+def clip_scale(norm, max_norm):
+    return min(1.0, max_norm / (norm + 1e-6))
+
+
+# ---- optimizers bit for bit ----------------------------------------------------------------
+
+
+def fused_multiply_add(a, b, c):
+    """fma(a, b, c) of float32 with its single rounding, through float64 rounded to odd."""
+    product = np.float64(a) * np.float64(b)  # exact: 24 + 24 bits
+    addend = np.float64(c)
+    total = np.asarray(product + addend)
+    part = total - product
+    error = (product - (total - part)) + (addend - part)
+    is_even = (total.view(np.int64) & 1) == 0
+    neighbour = np.nextafter(total, np.where(error > 0, np.inf, -np.inf))
+    return np.where((error != 0) & is_even, neighbour, total).astype(np.float32)
+
+
+def rounded_twice(a, b, c):
+    return a * b + c
+
+
+def adam_bits(
+    p, g, m, v, step, *, lr, betas, eps, weight_decay, decoupled, mode, fma=fused_multiply_add
+):
+    """The float32 operations of mode="native" or "torch", rounding for rounding."""
+    single = np.float32
+    beta1, beta2 = betas
+    if not decoupled and weight_decay:
+        g = fma(single(weight_decay), p, g)
+    m = fma(single(1.0 - beta1), g - m, m)
+    correction1 = 1.0 - beta1**step
+    correction2_root = single(math.sqrt(1.0 - beta2**step))
+    if mode == "native":
+        v = fma(single(1.0 - beta2), g * g - v, v)
+        update = (m / single(correction1)) / (np.sqrt(v) / correction2_root + single(eps))
+        if decoupled:
+            update = fma(single(weight_decay), p, update)
+        return fma(single(-lr), update, p), m, v
+    v = fma(single(1.0 - beta2) * g, g, single(beta2) * v)
+    if decoupled:
+        p = p * single(1.0 - lr * weight_decay)
+    denominator = np.sqrt(v) / correction2_root + single(eps)
+    return p - (single(lr / correction1) * m) / denominator, m, v
+
+
+def sgd_bits(p, g, buffer, step, *, lr, momentum, dampening, nesterov, weight_decay, mode, fma):
+    """SGD; native mode rounds (1 - dampening) * g before it adds, torch mode momentum * buffer."""
+    single = np.float32
+    if weight_decay:
+        g = fma(single(weight_decay), p, g)
+    if not momentum:
+        return fma(single(-lr), g, p), None
+    if step == 1:
+        buffer = g.copy()
+    elif mode == "torch":
+        buffer = fma(single(1.0 - dampening), g, single(momentum) * buffer)
+    else:
+        buffer = fma(single(momentum), buffer, single(1.0 - dampening) * g)
+    direction = fma(single(momentum), buffer, g) if nesterov else buffer
+    return fma(single(-lr), direction, p), buffer
+
+
+# ---- schedules: step counts from 0, t = step + 1 ---------------------------------------------
+
+
+def warm(step, warmup):
+    """(k + 1) / W: the first step already moves, the last one of the warm-up is at the full lr."""
+    return (step + 1) / warmup if step < warmup else 1.0
+
+
+def noam(step, d_model, warmup, factor=1.0):
+    t = step + 1
+    return factor * d_model**-0.5 * min(t**-0.5, t * warmup**-1.5)
+
+
+def progress(step, warmup, total):
+    """Reaches 1, and with it min_lr, in the last step (total - 1), and stays there."""
+    return min(max((step + 1 - warmup) / (total - warmup), 0.0), 1.0) if total > warmup else 1.0
+
+
+def warmup_linear(step, base_lr, warmup, total, min_lr=0.0):
+    if step < warmup:
+        return base_lr * warm(step, warmup)
+    return min_lr + (base_lr - min_lr) * (1.0 - progress(step, warmup, total))
+
+
+def warmup_cosine(step, base_lr, warmup, total, min_lr=0.0):
+    if step < warmup:
+        return base_lr * warm(step, warmup)
+    half_wave = 0.5 * (1.0 + math.cos(math.pi * progress(step, warmup, total)))
+    return min_lr + (base_lr - min_lr) * half_wave
+
+
+def inverse_sqrt(step, base_lr, warmup):
+    if step < warmup:
+        return base_lr * warm(step, warmup)
+    return base_lr * math.sqrt(max(warmup, 1) / (step + 1))
+
+
+# ---- Philox4x32-10 (Salmon et al., SC'11) and the dropout mask ---------------------------------
+
+PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
+PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
+
+
+def philox(counter, key):
+    """counter: four arrays or ints below 2^32, key: two ints; returns four uint32 arrays."""
+    mask = np.uint64(0xFFFFFFFF)
+    c0, c1, c2, c3 = (np.asarray(word, dtype=np.uint64) for word in counter)
+    k0, k1 = key
+    for _ in range(10):
+        product0 = np.uint64(PHILOX_MULTIPLIERS[0]) * c0
+        product1 = np.uint64(PHILOX_MULTIPLIERS[1]) * c2
+        c0, c1, c2, c3 = (
+            (product1 >> np.uint64(32)) ^ c1 ^ np.uint64(k0),
+            product1 & mask,
+            (product0 >> np.uint64(32)) ^ c3 ^ np.uint64(k1),
+            product0 & mask,
+        )
+        k0 = (k0 + PHILOX_WEYL[0]) & 0xFFFFFFFF
+        k1 = (k1 + PHILOX_WEYL[1]) & 0xFFFFFFFF
+    return tuple(word.astype(np.uint32) for word in (c0, c1, c2, c3))
+
+
+def dropout_mask(shape, p, *, seed, step=0, site=0):
+    """1 = kept. Element i is word i % 4 of block i // 4; it is kept iff word >= round(p 2^32)."""
+    count = math.prod(shape) if isinstance(shape, tuple) else int(shape)
+    block = np.arange((count + 3) // 4, dtype=np.uint64)
+    high = ((block >> np.uint64(32)) & np.uint64(0xFFFF)) | np.uint64((step >> 32 & 0xFFFF) << 16)
+    low = block & np.uint64(0xFFFFFFFF)
+    step_word = np.full_like(block, step & 0xFFFFFFFF)
+    site_word = np.full_like(block, site)
+    key = (seed & 0xFFFFFFFF, seed >> 32 & 0xFFFFFFFF)
+    words = np.stack(philox((low, high, step_word, site_word), key), axis=1).reshape(-1)[:count]
+    threshold = min(math.floor(p * 2.0**32 + 0.5), 2**32 - 1)
+    return (words >= threshold).astype(np.uint8).reshape(shape)
+
+
+def dropout_scale(p):
+    return np.float32(1.0 / (1.0 - p))

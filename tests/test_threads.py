@@ -1,0 +1,163 @@
+"""The same bits for 1, 2, 3, 5 and 7 threads, and for calls from several Python threads."""
+
+import hashlib
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+
+import flatstep as fs
+
+
+def digest(*values):
+    total = hashlib.sha256()
+    for value in values:
+        total.update(np.ascontiguousarray(value).tobytes())
+    return total.hexdigest()
+
+
+# 1003 rows split unevenly for every thread count; one row cannot be split; 50257 columns make
+# each row a task of its own.
+@pytest.mark.parametrize("shape", ((1003, 97), (1, 5000), (37, 50257)))
+@pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
+def test_cross_entropy(assert_same_for_all_threads, rng, shape, reduction):
+    logits = rng.standard_normal(shape).astype(np.float32) * 5
+    targets = rng.integers(0, shape[1], shape[0])
+    targets[::11] = -100
+    targets[0] = 3
+
+    def compute():
+        result = fs.cross_entropy(
+            logits, targets, reduction=reduction, grad=True, label_smoothing=0.1
+        )
+        return digest(result.loss, result.grad, result.lse)
+
+    assert_same_for_all_threads(compute)
+
+
+@pytest.mark.parametrize("size", (100, 4097, 1_000_003))
+def test_norm_and_clip(assert_same_for_all_threads, rng, size):
+    gradients = [rng.standard_normal(size).astype(np.float32) for _ in range(3)]
+
+    def compute():
+        own = [g.copy() for g in gradients]
+        norm = fs.clip_grad_norm_(own, 0.5)
+        return digest(norm, fs.grad_norm(gradients), *own)
+
+    assert_same_for_all_threads(compute)
+
+
+@pytest.mark.parametrize("kind", (fs.AdamW, fs.Adam, fs.SGD))
+@pytest.mark.parametrize("sizes", ((1_000_003,), (7, 4097, 1, 300_000) + (40,) * 200))
+def test_optimizers(assert_same_for_all_threads, rng, kind, sizes):
+    start = [rng.standard_normal(size).astype(np.float32) for size in sizes]
+    gradients = [rng.standard_normal(size).astype(np.float32) for size in sizes]
+
+    def compute():
+        params = [array.copy() for array in start]
+        optimizer = kind(params, lr=0.01, weight_decay=0.1)
+        for _ in range(2):
+            info = optimizer.step([g.copy() for g in gradients], max_norm=1.0, zero_grad=True)
+        return digest(info.grad_norm, *params)
+
+    assert_same_for_all_threads(compute)
+
+
+@pytest.mark.parametrize(
+    ("batch", "length", "width", "heads", "vocabulary", "layers"),
+    [
+        (3, 13, 24, 3, 37, 3),  # fewer rows than seven threads would like, odd everywhere
+        (2, 64, 64, 4, 256, 2),
+    ],
+)
+def test_fifty_training_steps(
+    assert_same_for_all_threads, rng, batch, length, width, heads, vocabulary, layers
+):
+    """Dropout, clipping and AdamW: loss, gradients and parameters after every tenth step."""
+    config = fs.GPTConfig(
+        vocab_size=vocabulary,
+        block_size=length,
+        n_layer=layers,
+        n_head=heads,
+        n_embd=width,
+        dropout=0.1,
+    )
+    data = rng.integers(0, vocabulary, (50, batch, length + 1))
+
+    def compute():
+        model = fs.GPT(config, seed=1)
+        optimizer = fs.AdamW(model.params, lr=3e-3, weight_decay=0.1, layout=model.layout)
+        digests, losses = [], []
+        for step in range(50):
+            tokens, targets = data[step, :, :-1], data[step, :, 1:]
+            losses.append(
+                model.forward_backward(
+                    np.ascontiguousarray(tokens),
+                    np.ascontiguousarray(targets),
+                    step=step,
+                    label_smoothing=0.1,
+                )
+            )
+            if step % 10 == 9:
+                digests.append(digest(losses, model.grads, model.params))
+            optimizer.step(model.grads, max_norm=1.0)
+        assert np.isfinite(losses).all()
+        return " ".join([*digests, digest(model.params)])
+
+    assert_same_for_all_threads(compute)
+
+
+def test_evaluation_and_generation(assert_same_for_all_threads, rng):
+    config = fs.GPTConfig(vocab_size=65, block_size=100, n_layer=2, n_head=3, n_embd=48)
+    model = fs.GPT(config, seed=1)
+    tokens = rng.integers(0, 65, (2, 99))
+
+    def compute():
+        return digest(
+            model.logits(tokens),
+            model.loss(tokens, tokens),
+            model.generate(tokens[:, :10], 20, seed=5),
+        )
+
+    assert_same_for_all_threads(compute)
+
+
+def test_calls_from_eight_python_threads(rng):
+    """The interpreter lock is released inside: calls overlap and must not meet."""
+    logits = rng.standard_normal((64, 1000)).astype(np.float32)
+    targets = rng.integers(0, 1000, 64)
+    start = rng.standard_normal(50_000).astype(np.float32)
+
+    def work(_):
+        params = start.copy()
+        optimizer = fs.AdamW(params)
+        for _ in range(5):
+            result = fs.cross_entropy(logits, targets, grad=True)
+            optimizer.step(start.copy(), max_norm=1.0)
+        return digest(result.loss, result.grad, params)
+
+    with ThreadPoolExecutor(8) as pool:
+        assert len(set(pool.map(work, range(32)))) == 1
+
+
+def test_one_optimizer_from_two_python_threads(rng):
+    """A step that finds another one running raises; the count is that of the finished steps."""
+    params = rng.standard_normal(1_000_000).astype(np.float32)
+    gradient = rng.standard_normal(1_000_000).astype(np.float32)
+    optimizer = fs.SGD(params, lr=1e-3)
+    barrier = threading.Barrier(4)
+
+    def work(_):
+        done = 0
+        barrier.wait(timeout=60)
+        for _ in range(10):
+            try:
+                done += not optimizer.step(gradient).skipped
+            except RuntimeError as error:
+                assert "step" in str(error)
+        return done
+
+    with ThreadPoolExecutor(4) as pool:
+        finished = sum(pool.map(work, range(4)))
+    assert optimizer.step_count == finished >= 1
