@@ -27,7 +27,7 @@ def losses(output):
 def test_the_python_loop_learns():
     seen = losses(run(sys.executable, ROOT / "examples" / "numpy_loop.py"))
     assert seen[0] == pytest.approx(5.55, abs=0.3)  # ln 256, untrained
-    assert seen[-1] < 2.5
+    assert seen[-1] < 3.0
 
 
 @pytest.fixture(scope="module")

@@ -97,7 +97,7 @@ def test_numerics_under_every_other_isa(isa):
 
 
 FORK = """
-import os, signal, sys, time
+import os, signal, sys, threading, time
 import numpy as np
 import flatstep as fs
 
@@ -111,8 +111,11 @@ def work():
     fs.AdamW(own).step(gradient)
     return fs.cross_entropy(logits, targets).loss, own.tobytes()
 
-wanted = work()
-for _ in range(FORKS):
+def keep_busy():
+    while not finished.is_set():
+        work()
+
+def fork_once():
     child = os.fork()
     if child == 0:
         os._exit(0 if work() == wanted else 3)
@@ -128,24 +131,38 @@ for _ in range(FORKS):
         time.sleep(0.002)
     assert os.waitstatus_to_exitcode(status) == 0, status
     assert work() == wanted
+
+wanted, finished = work(), threading.Event()
+threads = [threading.Thread(target=keep_busy) for _ in range(BUSY)]
+for thread in threads:
+    thread.start()
+try:
+    for _ in range(FORKS):
+        fork_once()
+finally:
+    finished.set()
 print("survived")
 """
 
 
-def run_forks(count):
-    done = run_python(FORK.replace("FORKS", str(count)), timeout=300, PYTHONWARNINGS="ignore")
+def run_forks(count, busy):
+    """busy: Python threads that are inside the library while the others fork."""
+    code = FORK.replace("FORKS", str(count)).replace("BUSY", str(busy))
+    done = run_python(code, timeout=300, PYTHONWARNINGS="ignore")
     assert done.returncode == 0 and done.stdout.strip() == "survived", done.stderr[-2000:]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_fork_after_a_parallel_call():
-    run_forks(5)
+@pytest.mark.parametrize("busy", (0, 1))
+def test_fork_after_a_parallel_call(busy):
+    run_forks(5, busy)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_a_hundred_forks():
-    run_forks(100)
+@pytest.mark.parametrize("busy", (0, 2))
+def test_a_hundred_forks(busy):
+    run_forks(100, busy)
 
 
 def test_import_leaves_pytorch_alone():

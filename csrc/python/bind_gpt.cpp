@@ -8,6 +8,7 @@
 #include "flatstep/gpt.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
+#include "python/unlocked.h"
 
 namespace flatstep::python {
 namespace {
@@ -57,7 +58,7 @@ class PyGpt {
 
   void initialize(py::handle params_object, std::uint64_t seed) const {
     const ArrayArg params = flat(params_object, "params", Access::write);
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     gpt_.initialize(params.as<float>(), seed);
   }
 
@@ -67,7 +68,7 @@ class PyGpt {
     const ArrayArg params = flat(params_object, "params", Access::read);
     const ArrayArg grads = flat(grads_object, "grads", Access::write);
     const BatchArg tokens(tokens_object, "tokens"), targets(targets_object, "targets");
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     const std::lock_guard<std::mutex> lock(mutex_);
     const std::size_t bytes =
         gpt_.training_workspace_bytes(tokens.batch.batch, tokens.batch.length);
@@ -78,7 +79,7 @@ class PyGpt {
   double loss(py::handle params_object, py::handle tokens_object, py::handle targets_object) {
     const ArrayArg params = flat(params_object, "params", Access::read);
     const BatchArg tokens(tokens_object, "tokens"), targets(targets_object, "targets");
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     const std::lock_guard<std::mutex> lock(mutex_);
     const std::size_t bytes =
         gpt_.inference_workspace_bytes(tokens.batch.batch, tokens.batch.length);
@@ -93,7 +94,7 @@ class PyGpt {
     logits.require_dtype(DType::f32);
     logits.require_contiguous();
     logits.require_shape({tokens.batch.batch, tokens.batch.length, gpt_.config().vocab_size});
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     const std::lock_guard<std::mutex> lock(mutex_);
     const std::size_t bytes =
         gpt_.inference_workspace_bytes(tokens.batch.batch, tokens.batch.length);
@@ -108,7 +109,7 @@ class PyGpt {
     const ArrayArg sequence(sequence_object, "tokens", Access::write);
     sequence.require_dtype(DType::i64);
     sequence.require_contiguous();
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     const std::lock_guard<std::mutex> lock(mutex_);
     require(length >= 1, "tokens", length, "at least one token to go on from");
     const std::int64_t longest = std::min(gpt_.config().block_size, sequence.size());

@@ -6,6 +6,7 @@
 #include "flatstep/loss.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
+#include "python/unlocked.h"
 
 namespace flatstep::python {
 namespace {
@@ -69,7 +70,7 @@ py::tuple cross_entropy_arrays(py::handle logits_object, py::handle targets_obje
   options.grad_output = grad_output;
   CrossEntropyResult result;
   {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     const std::size_t bytes = cross_entropy_workspace_bytes(matrix.rows);
     std::vector<std::int64_t> workspace(bytes / 8);
     result = cross_entropy(matrix, targets.array(), options, outputs, workspace.data(), bytes,

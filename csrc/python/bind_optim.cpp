@@ -8,6 +8,7 @@
 #include "flatstep/optim.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
+#include "python/unlocked.h"
 
 namespace flatstep::python {
 namespace {
@@ -77,7 +78,7 @@ class PyOptimizer {
     }
     StepResult result;
     {
-      const py::gil_scoped_release unlocked;
+      const Unlocked unlocked;
       result = optimizer_->step(pointers, options);
     }
     return py::make_tuple(result.grad_norm, result.clip_scale, result.skipped,
@@ -130,7 +131,7 @@ py::tuple grad_norm_arrays(const py::list& objects, std::optional<double> max_no
   }
   GradNorm norm;
   {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     norm = max_norm ? clip_grad_norm(pointers, sizes, dtype, *max_norm)
                     : grad_norm({pointers.begin(), pointers.end()}, sizes, dtype);
   }

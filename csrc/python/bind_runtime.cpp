@@ -6,6 +6,7 @@
 #include "flatstep/schedule.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
+#include "python/unlocked.h"
 
 namespace flatstep::python {
 namespace {
@@ -43,7 +44,7 @@ void dropout_array(py::handle x_object, py::handle out_object, double p, std::ui
   out.require_dtype(DType::f32);
   out.require_contiguous();
   out.require_shape(x.shape());
-  const py::gil_scoped_release unlocked;
+  const Unlocked unlocked;
   dropout(x.as<const float>(), out.as<float>(), x.size(), p, {seed, step, site});
 }
 
@@ -56,7 +57,7 @@ py::bytearray dropout_bits(std::int64_t size, double p, std::uint64_t seed, std:
       PyByteArray_FromStringAndSize(nullptr, static_cast<Py_ssize_t>(size)));
   auto* bits = reinterpret_cast<std::uint8_t*>(PyByteArray_AsString(mask.ptr()));
   {
-    const py::gil_scoped_release unlocked;
+    const Unlocked unlocked;
     dropout_mask(bits, size, p, {seed, step, site});
   }
   return mask;

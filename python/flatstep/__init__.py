@@ -4,14 +4,14 @@ Cross-entropy, backward, gradient clipping, SGD/Adam/AdamW, learning-rate schedu
 flat buffers. Arrays are anything with ``__dlpack__`` (NumPy, PyTorch, JAX, CuPy).
 """
 
-from flatstep import schedule
-from flatstep._core import __version__
-from flatstep.dropout import dropout, dropout_mask
-from flatstep.gpt import GPT, GPTConfig
-from flatstep.layout import Layout
-from flatstep.loss import CrossEntropyResult, cross_entropy
-from flatstep.optim import SGD, Adam, AdamW, StepInfo, clip_grad_norm_, grad_norm
-from flatstep.runtime import get_num_threads, info, set_num_threads
+from . import schedule
+from ._core import __version__
+from .dropout import dropout, dropout_mask
+from .gpt import GPT, GPTConfig
+from .layout import Layout
+from .loss import CrossEntropyResult, cross_entropy
+from .optim import SGD, Adam, AdamW, StepInfo, clip_grad_norm_, grad_norm
+from .runtime import get_num_threads, info, set_num_threads
 
 __all__ = [
     "GPT",

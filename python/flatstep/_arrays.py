@@ -4,7 +4,7 @@ import sys
 
 import numpy as np
 
-from flatstep import _core
+from . import _core
 
 
 def describe(array, argument):

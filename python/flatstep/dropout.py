@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 
-from flatstep import _arrays, _checks, _core
+from . import _arrays, _checks, _core
 
 
 def _key(p, seed, step, site):

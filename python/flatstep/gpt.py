@@ -4,8 +4,8 @@ from dataclasses import asdict, dataclass, fields
 
 import numpy as np
 
-from flatstep import _checks, _core
-from flatstep.layout import Layout
+from . import _checks, _core
+from .layout import Layout
 
 
 @dataclass(frozen=True)

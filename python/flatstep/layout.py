@@ -1,6 +1,6 @@
 """Names, shapes and offsets of the tensors that share one flat buffer."""
 
-from flatstep import _arrays, _checks, _core
+from . import _arrays, _checks, _core
 
 _OPTIONS = ("weight_decay", "lr_scale")
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from flatstep import _arrays, _checks, _core
+from . import _arrays, _checks, _core
 
 _REDUCTIONS = {name: getattr(_core.Reduction, name) for name in ("mean", "sum", "none")}
 _ON_EMPTY = {"zero": _core.OnEmpty.zero, "nan": _core.OnEmpty.nan}

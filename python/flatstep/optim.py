@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flatstep import _arrays, _checks, _core
-from flatstep.layout import Layout
+from . import _arrays, _checks, _core
+from .layout import Layout
 
 _MODES = {"native": _core.OptimizerMode.native, "torch": _core.OptimizerMode.torch}
 
@@ -92,7 +92,7 @@ class _Optimizer:
             lr: learning rate of this step; None takes ``self.lr``.
             max_norm: clip the global norm to this; None does not clip.
             grad_scale: the gradients are divided by this first.
-            zero_grad: write zeros to the gradients in the same visit.
+            zero_grad: write zeros to the gradients in the same visit; a skipped step leaves them.
 
         Returns:
             A :class:`StepInfo`. When a gradient is not finite, no byte of parameters or state

@@ -28,7 +28,7 @@ def _option(default, help, **limits):
 class TrainConfig:
     """What a run computes, every value resolved. `make_config` fills in what depends on others."""
 
-    steps: int = _option(2000, "optimizer steps in all", least=1)
+    steps: int = _option(1500, "optimizer steps in all", least=1)
     seed: int = _option(0, "of the weights, the data's order, dropout", least=0, most=2**63 - 1)
     device: str = _option("cpu", "where to compute")
     threads: int = _option(0, "CPU threads, 0 for all; they never change the result", least=0)

@@ -1,6 +1,6 @@
 """What the library was built with and what it runs on; the thread count."""
 
-from flatstep import _checks, _core
+from . import _checks, _core
 
 
 def info():

@@ -8,7 +8,7 @@ first step already learns; ``warmup_linear`` and ``warmup_cosine`` reach ``min_l
 All raise ValueError or TypeError naming the argument that is wrong.
 """
 
-from flatstep import _checks, _core
+from . import _checks, _core
 
 _Kind = _core.ScheduleKind
 

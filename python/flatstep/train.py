@@ -234,8 +234,9 @@ def _last_screen(trainer, outcome, steps, seconds):
     count = min(SAMPLE_BYTES, SAMPLE_OPERATIONS // cost)
     if count:
         seed = trainer.config.seed
-        text = generate_text(trainer.model, b"\n", count, temperature=0.8, seed=seed)
-        lines.append(f"sample  {count} bytes at temperature 0.8\n{text.rstrip()}\n")
+        start = b"\n" if trainer.corpus.files else b"def "  # the library's own text is Python
+        text = generate_text(trainer.model, start, count, temperature=0.7, seed=seed)
+        lines.append(f"sample  {count} bytes at temperature 0.7\n{text.strip()}\n")
     lines += [
         f"run     {outcome.run}",
         f"        flatstep sample {name} --prompt 'def '",

@@ -27,6 +27,15 @@ constexpr int kColumns = 2 * kWidth;
 constexpr std::int64_t kDepth = kVectorBytes == 64 ? 256 : 384;
 
 typedef float Vector __attribute__((vector_size(kVectorBytes)));
+typedef float Four __attribute__((vector_size(16)));
+[[maybe_unused]] typedef int FourIndices __attribute__((vector_size(16)));
+
+// Elements of two vectors in the order of the indices, which count through both.
+#if defined(__clang__)
+#  define FLATSTEP_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
+#else
+#  define FLATSTEP_SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, FourIndices{i, j, k, l})
+#endif
 
 inline Vector load(const float* p) {
   Vector v;
@@ -69,6 +78,20 @@ __attribute__((noinline)) void multiply_panels(std::int64_t depth, const float* 
   }
 }
 
+// to[j * to_step + i] = from[i * from_step + j] for i, j < 4.
+inline void transpose_four(const float* from, std::int64_t from_step, float* to,
+                           std::int64_t to_step) {
+  Four row[4];
+  for (int i = 0; i < 4; ++i) std::memcpy(&row[i], from + i * from_step, sizeof(Four));
+  const Four a = FLATSTEP_SHUFFLE(row[0], row[2], 0, 4, 1, 5);
+  const Four b = FLATSTEP_SHUFFLE(row[1], row[3], 0, 4, 1, 5);
+  const Four c = FLATSTEP_SHUFFLE(row[0], row[2], 2, 6, 3, 7);
+  const Four d = FLATSTEP_SHUFFLE(row[1], row[3], 2, 6, 3, 7);
+  const Four column[4] = {FLATSTEP_SHUFFLE(a, b, 0, 4, 1, 5), FLATSTEP_SHUFFLE(a, b, 2, 6, 3, 7),
+                          FLATSTEP_SHUFFLE(c, d, 0, 4, 1, 5), FLATSTEP_SHUFFLE(c, d, 2, 6, 3, 7)};
+  for (int j = 0; j < 4; ++j) std::memcpy(to + j * to_step, &column[j], sizeof(Four));
+}
+
 // packed[p * Panel + r] = x[r * step_r + p * step_p] for r < valid, else 0. One of the steps is 1.
 template <int Panel>
 void pack_panel(const float* x, std::int64_t step_r, std::int64_t step_p, std::int64_t valid,
@@ -79,21 +102,21 @@ void pack_panel(const float* x, std::int64_t step_r, std::int64_t step_p, std::i
     }
     return;
   }
-  if (valid == Panel) {
-    // Square blocks keep both the reads and the writes within a few cache lines.
-    constexpr std::int64_t kBlock = 16;
-    for (std::int64_t begin = 0; begin < depth; begin += kBlock) {
-      const std::int64_t end = std::min(depth, begin + kBlock);
-      for (int r = 0; r < Panel; ++r) {
-        for (std::int64_t p = begin; p < end; ++p) {
-          packed[p * Panel + r] = x[r * step_r + p * step_p];
-        }
+  std::int64_t r = 0;
+  if (step_p == 1) {
+    const std::int64_t whole = depth / 4 * 4;
+    for (; r + 4 <= valid; r += 4) {
+      const float* rows = x + r * step_r;
+      for (std::int64_t p = 0; p < whole; p += 4) {
+        transpose_four(rows + p, step_r, packed + p * Panel + r, Panel);
+      }
+      for (std::int64_t p = whole; p < depth; ++p) {
+        for (int i = 0; i < 4; ++i) packed[p * Panel + r + i] = rows[i * step_r + p];
       }
     }
-    return;
   }
-  for (std::int64_t p = 0; p < depth; ++p) {
-    for (int r = 0; r < Panel; ++r) {
+  for (; r < Panel; ++r) {
+    for (std::int64_t p = 0; p < depth; ++p) {
       packed[p * Panel + r] = r < valid ? x[r * step_r + p * step_p] : 0.0f;
     }
   }
