@@ -33,13 +33,13 @@ def test_the_python_loop_learns():
 @pytest.fixture(scope="module")
 def consumer(tmp_path_factory):
     """The consumer project, built against the package that Python imports."""
-    assert shutil.which("cmake"), "cmake comes with pip install '.[test]'"
+    assert shutil.which("cmake"), "cmake and ninja come with pip install '.[test]'"
     build = tmp_path_factory.mktemp("consumer")
     root = run(sys.executable, "-m", "flatstep", "--cmake-root").strip()
     # A build folder of the caller's generator must not leak in.
     environment = {k: v for k, v in os.environ.items() if not k.startswith("CMAKE_")}
     run("cmake", "-S", ROOT / "tests" / "consumer", "-B", build, f"-Dflatstep_ROOT={root}",
-        "-DCMAKE_BUILD_TYPE=Release", env=environment)  # fmt: skip
+        "-DCMAKE_BUILD_TYPE=Release", "-G", "Ninja", env=environment)  # fmt: skip
     run("cmake", "--build", build, env=environment)
     return build
 
