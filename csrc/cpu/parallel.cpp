@@ -28,7 +28,7 @@ void run_serially(std::int64_t tasks, TaskFunction function, void* context) {
   for (std::int64_t task = 0; task < tasks; ++task) function(context, task, 0);
 }
 
-void watch_for_forks() {
+[[maybe_unused]] void watch_for_forks() {
 #if defined(__unix__) || defined(__APPLE__)
   static std::once_flag once;
   std::call_once(once, [] {
