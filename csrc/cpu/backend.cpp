@@ -1,8 +1,6 @@
 // The CPU backend: splits each call into fixed tasks for the kernels of the chosen instruction set.
 #include "core/backend.h"
 
-#include <algorithm>
-
 #include "core/tasks.h"
 #include "cpu/cross_entropy.h"
 #include "cpu/dropout.h"
