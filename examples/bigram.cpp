@@ -13,7 +13,7 @@ int main() {
   const std::int64_t n = static_cast<std::int64_t>(text.size()) - 1, v = 128;
   std::vector<float> table(v * v), grads(v * v), m(v * v), v2(v * v), logits(n * v);
   std::vector<std::int32_t> targets(text.begin() + 1, text.end());
-  std::vector<char> workspace(flatstep::cross_entropy_workspace_bytes(n));
+  std::vector<char> workspace(flatstep::cross_entropy_workspace_bytes(n, v));
 
   flatstep::Optimizer adamw({}, {{table.data(), m.data(), v2.data(), v * v}});
   for (int step = 0; step <= 100; ++step) {

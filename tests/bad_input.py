@@ -25,6 +25,14 @@ def fresh_arrays():
         out=single(24),
         tokens=rng.integers(0, 11, (2, 5)),
         next_tokens=rng.integers(0, 11, (2, 5)),
+        class_weight=rng.random(9).astype(np.float32),
+        token_weight=rng.random(6).astype(np.float32),
+        hidden=single(6, 4),
+        weight=single(9, 4),
+        bias=single(9),
+        grad_hidden=single(6, 4),
+        grad_weight=single(9, 4),
+        grad_bias=single(9),
     )
 
 

@@ -11,6 +11,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import flatstep as fs
 
+pytest.register_assert_rewrite("bad_input", "linear_case", "loss_checks")
+
 # Without PyTorch there is nothing to compare with: the parity tests are absent, not skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:

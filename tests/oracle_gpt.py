@@ -8,7 +8,7 @@ Every backward function stands below its forward function and returns gradients 
 import math
 
 import numpy as np
-import oracle
+import oracle_loss
 
 GELU_SLOPE = math.sqrt(2.0 / math.pi)
 GELU_CUBIC = 0.044715
@@ -120,7 +120,7 @@ class GPT:
 
     def forward_backward(self, tokens, targets, *, label_smoothing=0.0, loss_divisor=None):
         """-> loss, {name: gradient}; mean over the targets that are not -100, or sum/divisor."""
-        result = oracle.cross_entropy(
+        result = oracle_loss.cross_entropy(
             self.forward(tokens), targets, label_smoothing=label_smoothing, divisor=loss_divisor
         )
         return result.loss, self.backward(result.grad)

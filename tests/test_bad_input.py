@@ -12,7 +12,11 @@ NAN, INF = float("nan"), float("inf")
 # ---- cross_entropy ------------------------------------------------------------------------------
 
 LOSS_ARRAYS = {
-    "logits": (*bad.OTHER_KINDS, *bad.SCATTERED, bad.integer, bad.column_major, bad.nested_list),
+    "logits": (
+        # float16 logits are welcome, with a gradient of that type.
+        *(spoil for spoil in bad.OTHER_KINDS if spoil is not bad.half),
+        *(*bad.SCATTERED, bad.integer, bad.column_major, bad.nested_list),
+    ),
     "targets": (*bad.OTHER_KINDS, bad.double, bad.one_short, bad.extra_axis),
     "grad": (
         *(spoil for spoil in bad.OTHER_KINDS if spoil is not bad.nothing),
@@ -34,6 +38,16 @@ def test_cross_entropy_arrays(argument, spoil):
     }
     given[argument] = arrays.spoiled = spoil(given[argument])
     bad.check_refusal(lambda: fs.cross_entropy(**given, reduction="none"), arrays, argument)
+
+
+@pytest.mark.parametrize("spoil", (bad.half, bad.double))
+def test_cross_entropy_gradient_of_another_type(spoil):
+    arrays = bad.fresh_arrays()
+    arrays.spoiled = spoil(arrays.logits)
+    error = bad.check_refusal(
+        lambda: fs.cross_entropy(arrays.spoiled, arrays.targets, grad=arrays.grad), arrays, "grad"
+    )
+    assert isinstance(error, TypeError)
 
 
 @pytest.mark.parametrize("dtype", (np.int32, np.int64))

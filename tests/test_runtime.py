@@ -19,6 +19,11 @@ AVAILABLE = tuple(fs.info()["isa_available"])
 INNER_RUN = "FLATSTEP_TESTS_INNER_RUN"
 ISA_FILES = (
     "test_cross_entropy.py",
+    "test_cross_entropy_accuracy.py",
+    "test_cross_entropy_options.py",
+    "test_cross_entropy_rows.py",
+    "test_linear_cross_entropy.py",
+    "test_linear_cross_entropy_rows.py",
     "test_optim.py",
     "test_clip.py",
     "test_dropout.py",

@@ -21,17 +21,23 @@ def digest(*values):
 # each row a task of its own.
 @pytest.mark.parametrize("shape", ((1003, 97), (1, 5000), (37, 50257)))
 @pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
-def test_cross_entropy(assert_same_for_all_threads, rng, shape, reduction):
+@pytest.mark.parametrize("weighted", (False, True), ids=("", "weighted"))
+def test_cross_entropy(assert_same_for_all_threads, rng, shape, reduction, weighted):
+    rows, classes = shape
     logits = rng.standard_normal(shape).astype(np.float32) * 5
-    targets = rng.integers(0, shape[1], shape[0])
+    targets = rng.integers(0, classes, rows)
     targets[::11] = -100
     targets[0] = 3
+    options = {"reduction": reduction, "label_smoothing": 0.1, "grad": True}
+    if weighted:
+        options.update(z_loss=1e-3, softcap=30.0)
+        options["class_weight"] = rng.random(classes).astype(np.float32)
+        options["token_weight"] = rng.random(rows).astype(np.float32)
 
     def compute():
-        result = fs.cross_entropy(
-            logits, targets, reduction=reduction, grad=True, label_smoothing=0.1
-        )
-        return digest(result.loss, result.grad, result.lse)
+        result = fs.cross_entropy(logits, targets, **options)
+        statistics = (result.lse, result.entropy, result.n_correct, result.weight_sum)
+        return digest(result.loss, result.grad, *statistics)
 
     assert_same_for_all_threads(compute)
 

@@ -6,6 +6,7 @@
 #include <functional>
 #include <vector>
 
+#include "core/tasks.h"
 #include "flatstep/dropout.h"
 #include "flatstep/loss.h"
 #include "flatstep/optim.h"
@@ -27,6 +28,11 @@ struct ChunkTable {
   std::int64_t chunks() const { return first_chunk.back(); }
 };
 
+struct TargetTotals {
+  std::int64_t n_valid = 0;
+  double weight = 0;
+};
+
 struct UpdateTask {
   const OptimizerOptions& options;
   const StepOptions& step_options;
@@ -43,11 +49,25 @@ class Backend {
   // Runs a body that makes several of the calls below, with the threads standing by in between.
   virtual void together(const std::function<void()>& body) const = 0;
 
-  // Checks the targets, then computes. See flatstep/loss.h.
-  virtual CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,
-                                           const CrossEntropyOptions& options,
-                                           const CrossEntropyOutputs& outputs,
-                                           void* workspace) const = 0;
+  // See flatstep/loss.h; all but targets and weights is checked.
+  virtual TargetTotals check_targets(const IndexArray& targets, std::int64_t classes,
+                                     DType weight_dtype,
+                                     const CrossEntropyOptions& options) const = 0;
+  // With the present number of threads, or with so many.
+  virtual std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows,
+                                                    int threads = 0) const = 0;
+  virtual CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* workspace) const = 0;
+
+  // Enough for products of at most these sizes.
+  virtual std::size_t gemm_workspace_bytes(std::int64_t m, std::int64_t n,
+                                           std::int64_t k) const = 0;
+  virtual void gemm(const Gemm& call, void* workspace) const = 0;
+  // out[j] = sum over rows of x[i, j], or added to out with accumulate.
+  virtual void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
+                          bool accumulate) const = 0;
+  // f32 to bf16 or f16, rounded to nearest even, or back.
+  virtual void convert(const ConstMatrix& from, void* to, DType to_dtype,
+                       std::int64_t to_row_stride) const = 0;
 
   // The norm alone; nonfinite_* are left to first_beyond.
   virtual GradNorm grad_norm(const std::vector<const void*>& grads, DType dtype,

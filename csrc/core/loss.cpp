@@ -1,29 +1,11 @@
 #include "flatstep/loss.h"
 
-#include "core/backend.h"
-#include "core/checks.h"
+#include <limits>
+
+#include "core/loss.h"
 
 namespace flatstep {
 namespace {
-
-std::size_t extent_bytes(std::int64_t rows, std::int64_t cols, std::int64_t stride, DType dtype) {
-  if (rows == 0 || cols == 0) return 0;
-  return static_cast<std::size_t>(((rows - 1) * stride + cols) * size_of(dtype));
-}
-
-void check_options(const CrossEntropyOptions& options) {
-  require(options.label_smoothing >= 0 && options.label_smoothing < 1, "label_smoothing",
-          options.label_smoothing, "a number in [0, 1)");
-  require(std::isfinite(options.grad_output), "grad_output", options.grad_output,
-          "a finite number");
-  if (options.divisor) {
-    require(std::isfinite(*options.divisor) && *options.divisor > 0, "divisor", *options.divisor,
-            "a finite number > 0");
-    if (options.reduction != Reduction::mean) {
-      fail("divisor", "a value with a reduction other than mean", "reduction mean");
-    }
-  }
-}
 
 // One element a row, of the accumulation type.
 void check_row_output(const void* data, std::int64_t rows, DType dtype, const char* name,
@@ -35,12 +17,135 @@ void check_row_output(const void* data, std::int64_t rows, DType dtype, const ch
   }
 }
 
+CrossEntropyRows rows_of(const ConstMatrix& logits, const IndexArray& targets,
+                         const CrossEntropyOptions& options, const CrossEntropyOutputs& outputs,
+                         double grad_scale) {
+  return {logits.dtype,
+          logits.data,
+          logits.rows,
+          logits.cols,
+          logits.row_stride,
+          targets,
+          options.ignore_index,
+          options.class_weight,
+          options.token_weight,
+          options.label_smoothing,
+          options.z_loss,
+          options.softcap.value_or(0.0),
+          grad_scale,
+          options.grad_output_rows,
+          outputs.loss,
+          outputs.lse,
+          outputs.entropy,
+          outputs.grad,
+          outputs.grad_row_stride};
+}
+
+void check_outputs(const ConstMatrix& logits, const IndexArray& targets,
+                   const CrossEntropyOptions& options, const CrossEntropyOutputs& outputs) {
+  const std::size_t logits_bytes =
+      extent_bytes(logits.rows, logits.cols, logits.row_stride, logits.dtype);
+  const DType row_dtype = accumulation_dtype(logits.dtype);
+  check_row_output(outputs.loss, logits.rows, row_dtype, "loss", logits, logits_bytes);
+  check_row_output(outputs.lse, logits.rows, row_dtype, "lse", logits, logits_bytes);
+  check_row_output(outputs.entropy, logits.rows, row_dtype, "entropy", logits, logits_bytes);
+  if (outputs.grad == nullptr) return;
+  require(outputs.grad_row_stride >= logits.cols, "grad", outputs.grad_row_stride,
+          "a row stride of at least the number of classes");
+  require_buffer(outputs.grad, logits.rows, logits.dtype, "grad");
+  const std::size_t grad_bytes =
+      extent_bytes(logits.rows, logits.cols, outputs.grad_row_stride, logits.dtype);
+  const bool in_place = outputs.grad == logits.data && outputs.grad_row_stride == logits.row_stride;
+  if (!in_place && overlap(outputs.grad, grad_bytes, logits.data, logits_bytes)) {
+    fail("grad", "a buffer that overlaps logits", "the logits buffer itself or memory of its own");
+  }
+  const std::size_t row_bytes = static_cast<std::size_t>(logits.rows * size_of(row_dtype));
+  const auto refuse = [&](const void* other, std::size_t bytes, const char* name) {
+    if (other != nullptr && overlap(outputs.grad, grad_bytes, other, bytes)) {
+      fail("grad", std::string("a buffer that overlaps ") + name, "memory of its own");
+    }
+  };
+  refuse(outputs.loss, row_bytes, "loss");
+  refuse(outputs.lse, row_bytes, "lse");
+  refuse(outputs.entropy, row_bytes, "entropy");
+  refuse(options.grad_output_rows, row_bytes, "grad_output");
+  refuse(options.token_weight, row_bytes, "token_weight");
+  refuse(options.class_weight, static_cast<std::size_t>(logits.cols * size_of(row_dtype)),
+         "class_weight");
+  refuse(targets.data, static_cast<std::size_t>(targets.size * size_of(targets.dtype)), "targets");
+}
+
 }  // namespace
 
-std::size_t cross_entropy_workspace_bytes(std::int64_t rows) {
+void check_loss_options(const CrossEntropyOptions& options, std::int64_t rows, std::int64_t classes,
+                        DType dtype, bool has_row_losses) {
+  require(options.label_smoothing >= 0 && options.label_smoothing < 1, "label_smoothing",
+          options.label_smoothing, "a number in [0, 1)");
+  require(std::isfinite(options.z_loss) && options.z_loss >= 0, "z_loss", options.z_loss,
+          "a finite number >= 0");
+  if (options.softcap) {
+    require(std::isfinite(*options.softcap) && *options.softcap > 0, "softcap", *options.softcap,
+            "a finite number > 0");
+  }
+  require(std::isfinite(options.grad_output), "grad_output", options.grad_output,
+          "a finite number");
+  if (options.divisor) {
+    require(std::isfinite(*options.divisor) && *options.divisor > 0, "divisor", *options.divisor,
+            "a finite number > 0");
+    if (options.reduction != Reduction::mean) {
+      fail("divisor", "a value with a reduction other than mean", "reduction mean");
+    }
+  }
+  const bool per_row = options.reduction == Reduction::none;
+  if (per_row != has_row_losses && rows > 0) {
+    fail("loss", per_row ? "no buffer" : "a buffer", "a buffer exactly with reduction none");
+  }
+  if (!per_row && options.grad_output_rows != nullptr) {
+    fail("grad_output", "an array with a scalar loss", "a number unless reduction is none");
+  }
+  const DType weight_dtype = accumulation_dtype(dtype);
+  require_buffer(options.grad_output_rows, 0, weight_dtype, "grad_output");
+  require_buffer(options.class_weight, 0, weight_dtype, "class_weight");
+  require_buffer(options.token_weight, 0, weight_dtype, "token_weight");
+  require(classes >= 1, "logits", classes, "at least one class");
+}
+
+void check_index_array(const IndexArray& targets, std::int64_t rows) {
+  if (targets.dtype != DType::i32 && targets.dtype != DType::i64) {
+    fail("targets", name_of(targets.dtype), "int32 or int64");
+  }
+  require_buffer(targets.data, targets.size, targets.dtype, "targets");
+  if (targets.size != rows) {
+    fail("targets", to_text(targets.size) + " elements",
+         to_text(rows) + ", one for each row of logits");
+  }
+}
+
+LossScale loss_scale(const CrossEntropyOptions& options, const TargetTotals& totals) {
+  if (options.reduction != Reduction::mean) return {1.0, false};
+  if (options.divisor) return {1.0 / *options.divisor, totals.n_valid == 0};
+  if (totals.weight < 0) {
+    fail("token_weight", "weights that sum to " + to_text(totals.weight),
+         "a sum >= 0 with reduction mean and no divisor");
+  }
+  return totals.weight == 0 ? LossScale{0.0, true} : LossScale{1.0 / totals.weight, false};
+}
+
+CrossEntropyResult loss_result(const CrossEntropyOptions& options, const TargetTotals& totals,
+                               const LossScale& scale, const CrossEntropySums& sums) {
+  CrossEntropyResult result{sums.loss * scale.factor, totals.n_valid, sums.correct, totals.weight};
+  if (scale.empty) {
+    result.loss = options.on_empty == OnEmpty::nan ? std::numeric_limits<double>::quiet_NaN() : 0.0;
+  }
+  return result;
+}
+
+std::size_t cross_entropy_workspace_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
+                                          const CrossEntropyOptions& options) {
   require(rows >= 0, "rows", rows, "a number >= 0");
-  // The checked targets as int64, and a partial sum for every 16 rows.
-  return static_cast<std::size_t>(rows + (rows + 15) / 16) * 8;
+  require(cols >= 1, "logits", cols, "at least one class");
+  return cpu::backend().cross_entropy_workspace_bytes(
+      rows_of({nullptr, dtype, rows, cols, cols}, {}, options, {}, 1.0));
 }
 
 CrossEntropyResult cross_entropy(const ConstMatrix& logits_in, const IndexArray& targets,
@@ -52,65 +157,29 @@ CrossEntropyResult cross_entropy(const ConstMatrix& logits_in, const IndexArray&
   if (logits.row_stride == 0) logits.row_stride = logits.cols;
   if (outputs.grad_row_stride == 0) outputs.grad_row_stride = logits.cols;
 
-  check_options(options);
-  if (logits.dtype != DType::f32 && logits.dtype != DType::f64 && logits.dtype != DType::bf16) {
-    fail("logits", name_of(logits.dtype), "float32, float64 or bfloat16");
+  if (logits.dtype == DType::i32 || logits.dtype == DType::i64) {
+    fail("logits", name_of(logits.dtype), "float32, float64, bfloat16 or float16");
   }
   require(logits.rows >= 0, "logits", logits.rows, "a number of rows >= 0");
-  require(logits.cols >= 1, "logits", logits.cols, "at least one class");
+  check_loss_options(options, logits.rows, logits.cols, logits.dtype, outputs.loss != nullptr);
   require(logits.row_stride >= logits.cols, "logits", logits.row_stride,
           "a row stride of at least the number of classes");
   require_buffer(logits.data, logits.rows, logits.dtype, "logits");
-  if (targets.dtype != DType::i32 && targets.dtype != DType::i64) {
-    fail("targets", name_of(targets.dtype), "int32 or int64");
-  }
-  require_buffer(targets.data, targets.size, targets.dtype, "targets");
-  if (targets.size != logits.rows) {
-    fail("targets", to_text(targets.size) + " elements",
-         to_text(logits.rows) + ", one for each row of logits");
-  }
+  check_index_array(targets, logits.rows);
+  check_outputs(logits, targets, options, outputs);
 
-  const std::size_t logits_bytes =
-      extent_bytes(logits.rows, logits.cols, logits.row_stride, logits.dtype);
-  const DType row_dtype = logits.dtype == DType::f64 ? DType::f64 : DType::f32;
-  const bool per_row = options.reduction == Reduction::none;
-  if (per_row != (outputs.loss != nullptr) && logits.rows > 0) {
-    fail("loss", per_row ? "no buffer" : "a buffer", "a buffer exactly with reduction none");
-  }
-  if (!per_row && outputs.grad_output != nullptr) {
-    fail("grad_output", "an array with a scalar loss", "a number unless reduction is none");
-  }
-  check_row_output(outputs.loss, logits.rows, row_dtype, "loss", logits, logits_bytes);
-  check_row_output(outputs.lse, logits.rows, row_dtype, "lse", logits, logits_bytes);
-  if (outputs.grad_output != nullptr) {
-    require_buffer(outputs.grad_output, logits.rows, row_dtype, "grad_output");
-  }
-  if (outputs.grad != nullptr) {
-    require(outputs.grad_row_stride >= logits.cols, "grad", outputs.grad_row_stride,
-            "a row stride of at least the number of classes");
-    require_buffer(outputs.grad, logits.rows, logits.dtype, "grad");
-    const std::size_t grad_bytes =
-        extent_bytes(logits.rows, logits.cols, outputs.grad_row_stride, logits.dtype);
-    const bool in_place =
-        outputs.grad == logits.data && outputs.grad_row_stride == logits.row_stride;
-    if (!in_place && overlap(outputs.grad, grad_bytes, logits.data, logits_bytes)) {
-      fail("grad", "a buffer that overlaps logits",
-           "the logits buffer itself or memory of its own");
-    }
-    const std::size_t row_bytes = static_cast<std::size_t>(logits.rows * size_of(row_dtype));
-    for (const void* other : {static_cast<const void*>(outputs.loss),
-                              static_cast<const void*>(outputs.lse), outputs.grad_output}) {
-      if (other != nullptr && overlap(outputs.grad, grad_bytes, other, row_bytes)) {
-        fail("grad", "a buffer that overlaps loss, lse or grad_output", "memory of its own");
-      }
-    }
-    if (overlap(outputs.grad, grad_bytes, targets.data,
-                static_cast<std::size_t>(targets.size * size_of(targets.dtype)))) {
-      fail("grad", "a buffer that overlaps targets", "memory of its own");
-    }
-  }
-  require_workspace(workspace, workspace_bytes, cross_entropy_workspace_bytes(logits.rows));
-  return backend_of(device).cross_entropy(logits, targets, options, outputs, workspace);
+  const Backend& backend = backend_of(device);
+  CrossEntropyResult result;
+  backend.together([&] {  // inside, the number of threads stays, and with it the workspace
+    CrossEntropyRows rows = rows_of(logits, targets, options, outputs, 1.0);
+    require_workspace(workspace, workspace_bytes, backend.cross_entropy_workspace_bytes(rows));
+    const TargetTotals totals =
+        backend.check_targets(targets, logits.cols, accumulation_dtype(logits.dtype), options);
+    const LossScale scale = loss_scale(options, totals);
+    rows.grad_scale = options.grad_output * scale.factor;
+    result = loss_result(options, totals, scale, backend.cross_entropy(rows, workspace));
+  });
+  return result;
 }
 
 }  // namespace flatstep

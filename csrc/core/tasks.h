@@ -3,20 +3,89 @@
 
 #include <cstdint>
 
+#include "flatstep/types.h"
+
 namespace flatstep {
 
+// "Accumulation type" below: f64 for f64 logits, f32 for all others.
 struct CrossEntropyRows {
+  DType dtype;  // of the logits
   const void* logits;
-  std::int64_t classes;
+  std::int64_t rows, classes;
   std::int64_t row_stride;
-  const std::int64_t* targets;  // checked; ignored rows hold a negative number
-  double label_smoothing;
+  IndexArray targets;  // checked
+  std::int64_t ignore_index;
+  const void* class_weight;  // [classes] (accumulation type), or null
+  const void* token_weight;  // per row (accumulation type), or null
+  double label_smoothing, z_loss;
+  double softcap;           // 0 for none
   double grad_scale;        // upstream gradient over the divisor, for every row
   const void* grad_output;  // per row (accumulation type), or null
   void* loss;               // per row (accumulation type), or null
   void* lse;                // per row (accumulation type), or null
+  void* entropy;            // per row (accumulation type), or null
   void* grad;               // logits type, or null
   std::int64_t grad_row_stride;
+
+  // The class of a row, or -1 where it is ignored.
+  std::int64_t target(std::int64_t row) const {
+    const std::int64_t value = targets.dtype == DType::i32
+                                   ? static_cast<const std::int32_t*>(targets.data)[row]
+                                   : static_cast<const std::int64_t*>(targets.data)[row];
+    return value == ignore_index ? -1 : value;
+  }
+};
+
+// Sums over one block of a row's classes. With u = exp(shift + exponent ln2), the block's unit,
+// e_j = exp(y_j) / u and y_j the logit after softcap:
+struct CrossEntropyBlock {
+  static constexpr std::int64_t kClasses = 2048;
+
+  double largest;  // logit before softcap
+  double maximum;  // of y; -inf where all classes are masked
+  double shift;
+  std::int64_t exponent;
+  double total, rest;      // sums of e over all classes, and over those below the maximum
+  double weighted;         // sum of e (y - maximum)
+  double logits, allowed;  // sums of w (y - maximum) and of w over the classes not masked
+  std::int64_t unmasked;   // number of classes not masked
+  std::int64_t ties;       // classes before the target with the target's logit, if that is maximal
+};
+
+// Rows that are computed together, one array element each, so that what follows the sums is
+// vectorised over rows.
+struct CrossEntropyGroup {
+  static constexpr int kRows = 32;
+  static constexpr std::int64_t kElements = 8192;  // of logits: what stays in the nearest cache
+
+  static std::int64_t rows_of(std::int64_t classes) {
+    return classes * kRows <= kElements ? kRows : classes < kElements ? kElements / classes : 1;
+  }
+
+  int rows = 0;
+  std::int64_t row[kRows];
+  double target_logit[kRows];
+  // From sum_blocks and add_blocks; the largest block's unit is the row's.
+  double largest[kRows], maximum[kRows], shift[kRows], exponent[kRows];
+  double tops[kRows], rest[kRows], weighted[kRows], logits[kRows], allowed[kRows], unmasked[kRows];
+  double ties[kRows];
+  // From finish: gradient of class j = (e_j factor - spread w_j) slope_j, or 0 with `zero`.
+  double loss[kRows], lse[kRows], entropy[kRows];
+  double factor[kRows], spread[kRows], at_target[kRows];
+  bool zero[kRows];
+};
+
+// Memory for the rows of a group. `blocks` holds the blocks of each row, one row after the other;
+// the arrays hold one element a class, of the accumulation type.
+struct CrossEntropyScratch {
+  CrossEntropyBlock* blocks;
+  void* exponentials;  // e, where the gradient's own buffer has another type
+  void* slopes;        // dy / dx, with softcap and a gradient
+};
+
+struct CrossEntropySums {
+  double loss = 0;
+  std::int64_t correct = 0;  // rows whose target is the first of the largest logits
 };
 
 // What the update of one run of elements needs; T is the type of the parameters.
@@ -44,14 +113,16 @@ struct DropoutTask {
 struct Gemm {
   bool transpose_a, transpose_b;
   std::int64_t m, n, k;
-  const float* a;
+  const void* a;
   std::int64_t lda;
-  const float* b;
+  const void* b;
   std::int64_t ldb;
   float* c;
   std::int64_t ldc;
   bool accumulate;
-  const float* bias;  // or null
+  const float* bias;          // or null
+  DType type_a = DType::f32;  // f32, bf16 or f16
+  DType type_b = DType::f32;
 };
 
 }  // namespace flatstep

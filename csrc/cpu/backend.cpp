@@ -4,6 +4,7 @@
 #include "core/tasks.h"
 #include "cpu/cross_entropy.h"
 #include "cpu/dropout.h"
+#include "cpu/gemm.h"
 #include "cpu/isa.h"
 #include "cpu/optimizer.h"
 #include "cpu/parallel.h"
@@ -11,15 +12,61 @@
 namespace flatstep::cpu {
 namespace {
 
+constexpr std::int64_t kColumnsPerTask = 1024;
+
+void convert_row(const void* from, DType from_dtype, void* to, DType to_dtype, std::int64_t size) {
+  const KernelTable& table = kernels();
+  if (from_dtype == DType::bf16) {
+    table.widen_bf16(static_cast<const bf16_bits*>(from), size, static_cast<float*>(to));
+  } else if (from_dtype == DType::f16) {
+    table.widen_f16(static_cast<const f16_bits*>(from), size, static_cast<float*>(to));
+  } else if (to_dtype == DType::bf16) {
+    table.narrow_bf16(static_cast<const float*>(from), size, static_cast<bf16_bits*>(to));
+  } else {
+    table.narrow_f16(static_cast<const float*>(from), size, static_cast<f16_bits*>(to));
+  }
+}
+
 class CpuBackend final : public Backend {
  public:
   void together(const std::function<void()>& body) const override { with_team(body); }
 
-  CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,
-                                   const CrossEntropyOptions& options,
-                                   const CrossEntropyOutputs& outputs,
-                                   void* workspace) const override {
-    return cpu::cross_entropy(logits, targets, options, outputs, workspace);
+  TargetTotals check_targets(const IndexArray& targets, std::int64_t classes, DType weight_dtype,
+                             const CrossEntropyOptions& options) const override {
+    return cpu::check_targets(targets, classes, weight_dtype, options);
+  }
+
+  std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows,
+                                            int threads) const override {
+    return cpu::cross_entropy_workspace_bytes(rows, threads > 0 ? threads : worker_count());
+  }
+
+  CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* workspace) const override {
+    return cpu::cross_entropy(rows, workspace);
+  }
+
+  std::size_t gemm_workspace_bytes(std::int64_t m, std::int64_t n, std::int64_t k) const override {
+    return gemm_workspace_floats(m, n, k) * sizeof(float);
+  }
+
+  void gemm(const Gemm& call, void* workspace) const override {
+    cpu::gemm(call, static_cast<float*>(workspace));
+  }
+
+  void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
+                  bool accumulate) const override {
+    parallel_ranges(columns, kColumnsPerTask, [&](std::int64_t begin, std::int64_t end) {
+      kernels().column_sum(x + begin, columns, rows, end - begin, out + begin, accumulate);
+    });
+  }
+
+  void convert(const ConstMatrix& from, void* to, DType to_dtype,
+               std::int64_t to_row_stride) const override {
+    parallel_for(from.rows, [&](std::int64_t row, int) {
+      convert_row(static_cast<const char*>(from.data) + row * from.row_stride * size_of(from.dtype),
+                  from.dtype, static_cast<char*>(to) + row * to_row_stride * size_of(to_dtype),
+                  to_dtype, from.cols);
+    });
   }
 
   GradNorm grad_norm(const std::vector<const void*>& grads, DType dtype,

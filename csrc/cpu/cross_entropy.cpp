@@ -1,90 +1,204 @@
 #include "cpu/cross_entropy.h"
 
 #include <algorithm>
-#include <limits>
+#include <cmath>
 
-#include "core/tasks.h"
+#include "core/arena.h"
+#include "core/checks.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
-#include "flatstep/error.h"
 
 namespace flatstep::cpu {
 namespace {
 
-constexpr std::int64_t kRowsPerTask = 16;  // also the stretch of one partial sum
+// ---- targets -----------------------------------------------------------------------------------
 
-// Copies targets as int64, ignored ones as -1, and returns how many are not ignored.
-template <class Index>
-std::int64_t check_targets(const Index* targets, std::int64_t rows, std::int64_t classes,
-                           std::int64_t ignore_index, std::int64_t* checked) {
-  std::int64_t valid = 0;
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const std::int64_t target = targets[row];
-    if (target == ignore_index) {
-      checked[row] = -1;
-      continue;
-    }
-    if (target < 0 || target >= classes) {
-      throw OutOfRange("targets: row " + std::to_string(row) + " holds " + std::to_string(target) +
-                       ", expected a class from 0 to " + std::to_string(classes - 1) +
-                       " or ignore_index " + std::to_string(ignore_index));
-    }
-    checked[row] = target;
-    ++valid;
-  }
-  return valid;
+std::int64_t index_at(const IndexArray& array, std::int64_t i) {
+  return array.dtype == DType::i32 ? static_cast<const std::int32_t*>(array.data)[i]
+                                   : static_cast<const std::int64_t*>(array.data)[i];
 }
 
-auto kernel_of(DType dtype) {
+// Of [begin, end): totals, and the first row that is wrong, or end.
+template <class Index, class A>
+TargetTotals total_of(const IndexArray& targets, std::int64_t classes,
+                      const CrossEntropyOptions& options, std::int64_t begin, std::int64_t end,
+                      std::int64_t& wrong) {
+  const auto* index = static_cast<const Index*>(targets.data);
+  const auto* class_weight = static_cast<const A*>(options.class_weight);
+  const auto* token_weight = static_cast<const A*>(options.token_weight);
+  TargetTotals totals;
+  wrong = end;
+  for (std::int64_t row = begin; row < end; ++row) {
+    const std::int64_t target = index[row];
+    if (target == options.ignore_index) continue;
+    const double weight = token_weight ? static_cast<double>(token_weight[row]) : 1.0;
+    if (target < 0 || target >= classes || !std::isfinite(weight)) {
+      wrong = row;
+      return totals;
+    }
+    ++totals.n_valid;
+    totals.weight += class_weight ? weight * static_cast<double>(class_weight[target]) : weight;
+  }
+  return totals;
+}
+
+template <class A>
+void check_class_weight(const void* weights, std::int64_t classes) {
+  const auto* weight = static_cast<const A*>(weights);
+  for (std::int64_t j = 0; j < classes; ++j) {
+    if (!(std::isfinite(weight[j]) && weight[j] >= 0)) {
+      throw InvalidArgument("class_weight: element " + std::to_string(j) + " holds " +
+                            to_text(static_cast<double>(weight[j])) +
+                            ", expected a finite number >= 0");
+    }
+  }
+}
+
+// ---- rows --------------------------------------------------------------------------------------
+
+constexpr std::int64_t kBlock = CrossEntropyBlock::kClasses;
+// Logits of one task over rows, and classes of one task over parts of a row.
+constexpr std::int64_t kTaskElements = 32768;
+constexpr std::int64_t kTaskBlocks = 8;
+
+std::int64_t rows_per_task(std::int64_t classes) {
+  return std::max<std::int64_t>(1, kTaskElements / classes);
+}
+
+const CrossEntropyKernels& kernels_of(DType dtype) {
   const KernelTable& table = kernels();
-  return dtype == DType::f64   ? table.cross_entropy_f64
-         : dtype == DType::f32 ? table.cross_entropy_f32
-                               : table.cross_entropy_bf16;
+  switch (dtype) {
+    case DType::f64:
+      return table.cross_entropy_f64;
+    case DType::bf16:
+      return table.cross_entropy_bf16;
+    case DType::f16:
+      return table.cross_entropy_f16;
+    default:
+      return table.cross_entropy_f32;
+  }
+}
+
+CrossEntropyScratch take_scratch(Arena& arena, const CrossEntropyRows& rows) {
+  const std::int64_t together = CrossEntropyGroup::rows_of(rows.classes);
+  const std::int64_t blocks = (rows.classes + kBlock - 1) / kBlock;
+  const std::int64_t element = rows.dtype == DType::f64 ? 8 : 4;
+  const std::int64_t bytes = together * rows.classes * element;
+  const bool kept_elsewhere = rows.dtype == DType::bf16 || rows.dtype == DType::f16;
+  CrossEntropyScratch scratch{};
+  scratch.blocks = arena.take<CrossEntropyBlock>(together * blocks);
+  scratch.exponentials = kept_elsewhere ? arena.take<char>(bytes) : nullptr;
+  scratch.slopes = rows.softcap > 0 ? arena.take<char>(bytes) : nullptr;
+  return scratch;
+}
+
+struct Workspace {
+  CrossEntropySums* partials;
+  char* scratch;  // of every worker, so many bytes each
+  std::size_t scratch_bytes;
+  std::size_t bytes;
+
+  Workspace(const CrossEntropyRows& rows, int threads, void* base) {
+    Arena one(nullptr);
+    take_scratch(one, rows);
+    scratch_bytes = one.used();
+    const std::int64_t stretch = rows_per_task(rows.classes);
+    Arena arena(base);
+    partials = arena.take<CrossEntropySums>((rows.rows + stretch - 1) / stretch);
+    scratch = arena.take<char>(static_cast<std::int64_t>(scratch_bytes) * threads);
+    bytes = arena.used();
+  }
+};
+
+// One row after the other, each split over its classes.
+void split_rows(const CrossEntropyRows& rows, const CrossEntropyKernels& kernel,
+                const CrossEntropyScratch& scratch, CrossEntropySums* sums) {
+  const std::int64_t blocks = (rows.classes + kBlock - 1) / kBlock;
+  CrossEntropyGroup group;
+  for (std::int64_t row = 0; row < rows.rows; ++row) {
+    group.rows = 0;
+    sums[row] = {};
+    if (!kernel.prepare(rows, row, group)) continue;
+    parallel_ranges(blocks, kTaskBlocks, [&](std::int64_t begin, std::int64_t end) {
+      kernel.sum_blocks(rows, group, begin, end, scratch);
+    });
+    sums[row] = kernel.finish(rows, group, scratch);
+    if (rows.grad == nullptr) continue;
+    parallel_ranges(blocks, kTaskBlocks, [&](std::int64_t begin, std::int64_t end) {
+      kernel.write_gradient(rows, group, begin, end, scratch);
+    });
+  }
 }
 
 }  // namespace
 
-CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,
-                                 const CrossEntropyOptions& options,
-                                 const CrossEntropyOutputs& outputs, void* workspace) {
-  auto* checked = static_cast<std::int64_t*>(workspace);
-  auto* partials = reinterpret_cast<double*>(checked + logits.rows);
-
-  CrossEntropyResult result;
-  result.n_valid = targets.dtype == DType::i32
-                       ? check_targets(static_cast<const std::int32_t*>(targets.data), logits.rows,
-                                       logits.cols, options.ignore_index, checked)
-                       : check_targets(static_cast<const std::int64_t*>(targets.data), logits.rows,
-                                       logits.cols, options.ignore_index, checked);
-
-  double divisor = 1.0;
-  if (options.reduction == Reduction::mean) {
-    divisor =
-        options.divisor.value_or(static_cast<double>(std::max<std::int64_t>(1, result.n_valid)));
+TargetTotals check_targets(const IndexArray& targets, std::int64_t classes, DType weight_dtype,
+                           const CrossEntropyOptions& options) {
+  const bool wide = weight_dtype == DType::f64;
+  if (options.class_weight != nullptr) {
+    wide ? check_class_weight<double>(options.class_weight, classes)
+         : check_class_weight<float>(options.class_weight, classes);
   }
-  const CrossEntropyRows rows{logits.data,
-                              logits.cols,
-                              logits.row_stride,
-                              checked,
-                              options.label_smoothing,
-                              options.grad_output / divisor,
-                              outputs.grad_output,
-                              outputs.loss,
-                              outputs.lse,
-                              outputs.grad,
-                              outputs.grad_row_stride};
-  const auto kernel = kernel_of(logits.dtype);
-  parallel_ranges(logits.rows, kRowsPerTask, [&](std::int64_t begin, std::int64_t end) {
-    partials[begin / kRowsPerTask] = kernel(rows, begin, end);
+  constexpr std::int64_t kParts = 64;  // a fixed number, so that sums are the same
+  const std::int64_t stretch = std::max<std::int64_t>(1024, (targets.size + kParts - 1) / kParts);
+  TargetTotals parts[kParts];
+  std::int64_t wrong[kParts];
+  const auto total = targets.dtype == DType::i32
+                         ? (wide ? total_of<std::int32_t, double> : total_of<std::int32_t, float>)
+                         : (wide ? total_of<std::int64_t, double> : total_of<std::int64_t, float>);
+  parallel_ranges(targets.size, stretch, [&](std::int64_t begin, std::int64_t end) {
+    parts[begin / stretch] = total(targets, classes, options, begin, end, wrong[begin / stretch]);
   });
-  double sum = 0;
-  for (std::int64_t i = 0; i * kRowsPerTask < logits.rows; ++i) sum += partials[i];
-  result.loss = sum / divisor;
-  const bool empty_mean = options.reduction == Reduction::mean && result.n_valid == 0;
-  if (empty_mean && options.on_empty == OnEmpty::nan) {
-    result.loss = std::numeric_limits<double>::quiet_NaN();
+
+  TargetTotals totals;
+  for (std::int64_t begin = 0; begin < targets.size; begin += stretch) {
+    const std::int64_t part = begin / stretch, row = wrong[part];
+    if (row < std::min(begin + stretch, targets.size)) {
+      const std::int64_t target = index_at(targets, row);
+      if (target >= 0 && target < classes) {
+        const double weight = wide ? static_cast<const double*>(options.token_weight)[row]
+                                   : static_cast<const float*>(options.token_weight)[row];
+        throw InvalidArgument("token_weight: row " + std::to_string(row) + " holds " +
+                              to_text(weight) + ", expected a finite number");
+      }
+      throw OutOfRange("targets: row " + std::to_string(row) + " holds " + std::to_string(target) +
+                       ", expected a class from 0 to " + std::to_string(classes - 1) +
+                       " or ignore_index " + std::to_string(options.ignore_index));
+    }
+    totals.n_valid += parts[part].n_valid;
+    totals.weight += parts[part].weight;
   }
-  return result;
+  return totals;
+}
+
+std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows, int threads) {
+  return Workspace(rows, threads, nullptr).bytes;
+}
+
+CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* memory) {
+  const Workspace workspace(rows, worker_count(), memory);
+  const CrossEntropyKernels& kernel = kernels_of(rows.dtype);
+  const auto scratch_of = [&](int worker) {
+    Arena arena(workspace.scratch + static_cast<std::size_t>(worker) * workspace.scratch_bytes);
+    return take_scratch(arena, rows);
+  };
+  const std::int64_t stretch = rows_per_task(rows.classes);
+  const std::int64_t tasks = (rows.rows + stretch - 1) / stretch;
+  // A row costs and gives the same either way; few long rows would leave threads idle.
+  if (stretch == 1 && worker_count() > 1 && rows.rows < 2 * worker_count()) {
+    split_rows(rows, kernel, scratch_of(0), workspace.partials);
+  } else {
+    parallel_for(tasks, [&](std::int64_t task, int worker) {
+      workspace.partials[task] = kernel.rows(
+          rows, task * stretch, std::min((task + 1) * stretch, rows.rows), scratch_of(worker));
+    });
+  }
+  CrossEntropySums sums;
+  for (std::int64_t task = 0; task < tasks; ++task) {
+    sums.loss += workspace.partials[task].loss;
+    sums.correct += workspace.partials[task].correct;
+  }
+  return sums;
 }
 
 }  // namespace flatstep::cpu

@@ -1,12 +1,13 @@
 #pragma once
 
-#include "flatstep/loss.h"
+#include "core/backend.h"
 
 namespace flatstep::cpu {
 
-// See flatstep/loss.h; shapes, strides and options are checked, targets are checked here.
-CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,
-                                 const CrossEntropyOptions& options,
-                                 const CrossEntropyOutputs& outputs, void* workspace);
+// See core/backend.h.
+TargetTotals check_targets(const IndexArray& targets, std::int64_t classes, DType weight_dtype,
+                           const CrossEntropyOptions& options);
+std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows, int threads);
+CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* workspace);
 
 }  // namespace flatstep::cpu

@@ -67,17 +67,22 @@ void multiply_block(const Gemm& call, Range rows, Range columns, Range depth, fl
 
 }  // namespace
 
-std::size_t gemm_workspace_floats() {
+std::size_t gemm_workspace_floats(std::int64_t m, std::int64_t n, std::int64_t k) {
   const KernelTable& table = kernels();
-  return static_cast<std::size_t>(
-      (round_up(kPackedRows, table.gemm_rows) + round_up(kPackedColumns, table.gemm_columns)) *
-      table.gemm_depth);
+  const std::int64_t rows = round_up(std::min(m, kPackedRows), table.gemm_rows);
+  const std::int64_t columns = round_up(std::min(n, kPackedColumns), table.gemm_columns);
+  return static_cast<std::size_t>((rows + columns) * std::min(k, table.gemm_depth));
+}
+
+std::size_t gemm_workspace_floats() {
+  return gemm_workspace_floats(kPackedRows, kPackedColumns, kernels().gemm_depth);
 }
 
 void gemm(const Gemm& call, float* workspace) {
   const KernelTable& table = kernels();
   float* packed_a = workspace;
-  float* packed_b = workspace + round_up(kPackedRows, table.gemm_rows) * table.gemm_depth;
+  float* packed_b = workspace + round_up(std::min(call.m, kPackedRows), table.gemm_rows) *
+                                    std::min(call.k, table.gemm_depth);
   const Range all_rows{0, call.m}, all_columns{0, call.n}, all_depth{0, call.k};
   for (std::int64_t j = 0; j < blocks(call.n, kPackedColumns); ++j) {
     for (std::int64_t i = 0; i < blocks(call.m, kPackedRows); ++i) {

@@ -8,7 +8,8 @@
 
 namespace flatstep::cpu {
 
-// Floats of workspace for packed panels, enough for any shape.
+// Floats of workspace for packed panels: for products of at most m x n x k, and for any.
+FLATSTEP_API std::size_t gemm_workspace_floats(std::int64_t m, std::int64_t n, std::int64_t k);
 FLATSTEP_API std::size_t gemm_workspace_floats();
 
 // C = op(A) op(B) (+ C with accumulate) (+ bias), over all threads. C must not overlap A or B.

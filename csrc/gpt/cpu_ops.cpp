@@ -185,7 +185,8 @@ class CpuGptOps final : public GptOps {
   void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
                   bool accumulate, float* scratch) const override {
     parallel_ranges(rows, kRowsPerPartial, [&](std::int64_t begin, std::int64_t end) {
-      gpt_kernels().column_sum(x, columns, begin, end, scratch + begin / kRowsPerPartial * columns);
+      kernels().column_sum(x + begin * columns, columns, end - begin, columns,
+                           scratch + begin / kRowsPerPartial * columns, false);
     });
     reduce_partials(scratch, partial_count(rows), columns, columns, out, accumulate);
   }

@@ -120,31 +120,20 @@ struct Pipeline {
              space.scratch);
   }
 
-  // The loss over chunks of rows, so that all logits never exist at once. With grad_hidden, also
-  // its gradient and that of the token table.
+  // The loss; with grad_hidden, also its gradient and that of the token table.
   double head_loss(const CrossEntropyOptions& options, float* grad_hidden, float* grad_table,
                    bool accumulate) const {
-    const std::int64_t c = width(), v = config.vocab_size;
-    const float* table = SharedTensors<const float>(layout, params).token_table;
-    double loss = 0;
-    for (std::int64_t first = 0; first < rows(); first += space.head_rows) {
-      const std::int64_t count = std::min(space.head_rows, rows() - first);
-      head(first, count, space.logits);
-      CrossEntropyOutputs outputs;
-      outputs.grad = grad_hidden != nullptr ? space.logits : nullptr;
-      loss += cross_entropy({space.logits, DType::f32, count, v, v},
-                            {space.targets + first, DType::i64, count}, options, outputs,
-                            space.loss_workspace, cross_entropy_workspace_bytes(count))
-                  .loss;
-      if (grad_hidden == nullptr) continue;
-      ops.gemm({false, false, count, c, v, space.logits, v, table, c, grad_hidden + first * c, c,
-                false, nullptr},
-               space.scratch);
-      ops.gemm({true, false, v, c, count, space.logits, v, space.ln_f.out + first * c, c,
-                grad_table, c, accumulate || first > 0, nullptr},
-               space.scratch);
-    }
-    return loss;
+    const std::int64_t c = width();
+    LinearCrossEntropyOutputs outputs;
+    outputs.grad_hidden = grad_hidden;
+    outputs.grad_weight = grad_table;
+    outputs.accumulate = accumulate;
+    return linear_cross_entropy({space.ln_f.out, DType::f32, rows(), c},
+                                {SharedTensors<const float>(layout, params).token_table, DType::f32,
+                                 config.vocab_size, c},
+                                nullptr, {space.targets, DType::i64, rows()}, options, outputs,
+                                space.loss_workspace, space.loss_workspace_bytes)
+        .loss;
   }
 
   // space.grad_stream: the gradient of the layer's output on entry, of its input on return.

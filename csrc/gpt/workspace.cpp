@@ -1,57 +1,42 @@
 #include "gpt/workspace.h"
 
 #include <algorithm>
+#include <limits>
 
-#include "core/checks.h"
+#include "core/arena.h"
 #include "flatstep/loss.h"
 
 namespace flatstep {
 namespace {
 
-// Hands out 64-byte aligned stretches of one piece of memory, or only counts them.
-class Arena {
- public:
-  explicit Arena(void* base) : base_(static_cast<char*>(base)) {}
+LayerNormResult take_norm(Arena& arena, std::int64_t rows, std::int64_t width) {
+  LayerNormResult norm{};
+  norm.out = arena.take<float>(rows * width);
+  norm.mean = arena.take<float>(rows);
+  norm.rstd = arena.take<float>(rows);
+  return norm;
+}
 
-  template <class T>
-  T* take(std::int64_t count) {
-    char* at = base_ == nullptr ? nullptr : base_ + used_;
-    used_ += (static_cast<std::size_t>(count) * sizeof(T) + 63) / 64 * 64;
-    return reinterpret_cast<T*>(at);
-  }
-
-  LayerNormResult take_norm(std::int64_t rows, std::int64_t width) {
-    LayerNormResult norm{};
-    norm.out = take<float>(rows * width);
-    norm.mean = take<float>(rows);
-    norm.rstd = take<float>(rows);
-    return norm;
-  }
-
-  std::size_t used() const { return used_; }
-
- private:
-  char* base_;
-  std::size_t used_ = 0;
-};
-
-// Logits exist for so many rows at a time: at most 32 MB of them.
-std::int64_t head_rows_of(const GptConfig& config, std::int64_t rows) {
-  constexpr std::int64_t kLogits = std::int64_t{1} << 23;
-  const std::int64_t fitting = std::max<std::int64_t>(kLogits / config.vocab_size / 16 * 16, 16);
-  return std::min(rows, fitting);
+// The head works on chunks of rows: as many as fit in 48 MB, but 16 for the largest vocabularies.
+std::size_t head_bytes(const GptConfig& config, std::int64_t rows) {
+  constexpr std::size_t kUsual = 48 << 20, kAny = std::numeric_limits<std::size_t>::max();
+  const auto bytes = [&](std::int64_t count, std::size_t most) {
+    return linear_cross_entropy_workspace_bytes(count, config.n_embd, config.vocab_size, DType::f32,
+                                                {}, most);
+  };
+  return bytes(rows, std::max(kUsual, bytes(std::min<std::int64_t>(rows, 16), kAny)));
 }
 
 LayerActivations take_layer(Arena& arena, const GptConfig& config, SequenceShape shape) {
   const std::int64_t rows = shape.rows(), c = config.n_embd;
   LayerActivations layer{};
   layer.input = arena.take<float>(rows * c);
-  layer.ln_1 = arena.take_norm(rows, c);
+  layer.ln_1 = take_norm(arena, rows, c);
   layer.qkv = arena.take<float>(rows * 3 * c);
   layer.attention = arena.take<float>(rows * c);
   layer.log_sum = arena.take<float>(rows * config.n_head);
   layer.middle = arena.take<float>(rows * c);
-  layer.ln_2 = arena.take_norm(rows, c);
+  layer.ln_2 = take_norm(arena, rows, c);
   layer.hidden = arena.take<float>(rows * 4 * c);
   layer.activated = arena.take<float>(rows * 4 * c);
   return layer;
@@ -70,12 +55,10 @@ Workspace::Workspace(const GptConfig& config, SequenceShape shape, Pass pass, vo
   }
   // Without gradients the last layer may write over its input: nobody needs it any more.
   output = training ? arena.take<float>(rows * c) : layers.front().input;
-  ln_f = arena.take_norm(rows, c);
+  ln_f = take_norm(arena, rows, c);
   projected = arena.take<float>(rows * c);
-  head_rows = head_rows_of(config, rows);
-  logits = arena.take<float>(head_rows * config.vocab_size);
-  loss_workspace =
-      arena.take<char>(static_cast<std::int64_t>(cross_entropy_workspace_bytes(head_rows)));
+  loss_workspace_bytes = head_bytes(config, rows);
+  loss_workspace = arena.take<char>(static_cast<std::int64_t>(loss_workspace_bytes));
   grad_stream = training ? arena.take<float>(rows * c) : nullptr;
   grad_branch = training ? arena.take<float>(rows * c) : nullptr;
   grad_wide = training ? arena.take<float>(rows * 4 * c) : nullptr;

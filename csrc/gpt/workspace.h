@@ -31,10 +31,9 @@ struct Workspace {
   std::vector<LayerActivations> layers;
   float* output;  // [rows, C] the residual stream after the last layer
   LayerNormResult ln_f;
-  float* projected;        // [rows, C] the output of c_proj before the residual is added
-  float* logits;           // [head_rows, V]
-  std::int64_t head_rows;  // rows of logits that exist at a time
+  float* projected;  // [rows, C] the output of c_proj before the residual is added
   void* loss_workspace;
+  std::size_t loss_workspace_bytes;
   float* grad_stream;  // [rows, C]
   float* grad_branch;  // [rows, C]
   float* grad_wide;    // [rows, 4C]

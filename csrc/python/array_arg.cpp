@@ -56,11 +56,12 @@ DType dtype_of(const dlpack::DataType& type, const std::string& name) {
   if (type.lanes == 1) {
     if (type.code == dlpack::kFloat && type.bits == 32) return DType::f32;
     if (type.code == dlpack::kFloat && type.bits == 64) return DType::f64;
+    if (type.code == dlpack::kFloat && type.bits == 16) return DType::f16;
     if (type.code == dlpack::kBfloat && type.bits == 16) return DType::bf16;
     if (type.code == dlpack::kInt && type.bits == 32) return DType::i32;
     if (type.code == dlpack::kInt && type.bits == 64) return DType::i64;
   }
-  wrong_type(name, dtype_text(type), "float32, float64, bfloat16, int32 or int64");
+  wrong_type(name, dtype_text(type), "float32, float64, bfloat16, float16, int32 or int64");
 }
 
 }  // namespace

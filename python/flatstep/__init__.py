@@ -9,7 +9,12 @@ from ._core import __version__
 from .dropout import dropout, dropout_mask
 from .gpt import GPT, GPTConfig
 from .layout import Layout
-from .loss import CrossEntropyResult, cross_entropy
+from .loss import (
+    CrossEntropyResult,
+    LinearCrossEntropyResult,
+    cross_entropy,
+    linear_cross_entropy,
+)
 from .optim import SGD, Adam, AdamW, StepInfo, clip_grad_norm_, grad_norm
 from .runtime import get_num_threads, info, set_num_threads
 
@@ -21,6 +26,7 @@ __all__ = [
     "CrossEntropyResult",
     "GPTConfig",
     "Layout",
+    "LinearCrossEntropyResult",
     "StepInfo",
     "__version__",
     "clip_grad_norm_",
@@ -30,6 +36,7 @@ __all__ = [
     "get_num_threads",
     "grad_norm",
     "info",
+    "linear_cross_entropy",
     "schedule",
     "set_num_threads",
 ]

@@ -11,6 +11,11 @@ def number(value, argument):
         raise TypeError(f"{argument}: got {type(value).__name__}, expected a number") from None
 
 
+def optional_number(value, argument):
+    """``value`` as a float, or None."""
+    return None if value is None else number(value, argument)
+
+
 def integer(value, argument):
     """``value`` as an int; floats are refused."""
     try:

@@ -72,20 +72,46 @@ class OnEmpty(enum.Enum):
     zero = ...
     nan = ...
 
+class LossOptions:
+    def __init__(
+        self,
+        reduction: Reduction,
+        label_smoothing: float,
+        ignore_index: int,
+        class_weight: Any,
+        token_weight: Any,
+        z_loss: float,
+        softcap: float | None,
+        divisor: float | None,
+        on_empty: OnEmpty,
+        grad_output: float,
+        grad_output_rows: Any,
+    ) -> None: ...
+
 def cross_entropy(
     logits: Any,
     targets: Any,
-    reduction: Reduction,
-    label_smoothing: float,
-    ignore_index: int,
-    divisor: float | None,
-    on_empty: OnEmpty,
-    grad_output: float,
-    grad_output_rows: Any,
+    options: LossOptions,
     loss: Any,
     lse: Any,
+    entropy: Any,
     grad: Any,
-) -> tuple[float, int]: ...
+) -> tuple[float, int, int, float]: ...
+def linear_cross_entropy(
+    hidden: Any,
+    weight: Any,
+    bias: Any,
+    targets: Any,
+    options: LossOptions,
+    workspace_bytes: int,
+    loss: Any,
+    lse: Any,
+    entropy: Any,
+    grad_hidden: Any,
+    grad_weight: Any,
+    grad_bias: Any,
+    accumulate: bool,
+) -> tuple[float, int, int, float]: ...
 
 class Algorithm(enum.Enum):
     sgd = ...

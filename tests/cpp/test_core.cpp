@@ -15,7 +15,7 @@ void test_cross_entropy() {
   std::vector<double> logits, grad(5, 7.0);
   for (const double value : p) logits.push_back(std::log(value));
   std::vector<std::int64_t> target = {1};
-  std::vector<char> workspace(cross_entropy_workspace_bytes(1));
+  std::vector<char> workspace(cross_entropy_workspace_bytes(1, 5, DType::f64));
   CrossEntropyOutputs outputs;
   outputs.grad = grad.data();
   const auto call = [&] {

@@ -65,18 +65,20 @@ def test_single_precision(options):
 
 @pytest.mark.parametrize("in_place", (False, True))
 @pytest.mark.parametrize("classes", (7, 64, 1000))
-def test_bfloat16_in_and_out(classes, in_place):
-    """The gradient is the float32 one rounded once: at most the neighbouring bfloat16 of
-    PyTorch's own float32 gradient, which may lie on the other side of a tie."""
-    logits, targets = make_batch(50, classes, torch.bfloat16)
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16))
+def test_halves_in_and_out(classes, in_place, dtype):
+    """The gradient is the float32 one rounded once: at most the neighbouring number of PyTorch's
+    own float32 gradient, which may lie on the other side of a tie."""
+    logits, targets = make_batch(50, classes, dtype)
     leaf = logits.float().requires_grad_()
     wanted = F.cross_entropy(leaf, targets)
     wanted.backward()
     grad = logits if in_place else torch.full_like(logits, 9)
     result = fs.cross_entropy(logits, targets, grad=grad)
-    assert result.grad is grad and grad.dtype == torch.bfloat16
+    assert result.grad is grad and grad.dtype == dtype
+    assert result.lse.dtype == result.entropy.dtype == torch.float32
     assert result.loss == pytest.approx(wanted.item(), rel=1e-6)
-    rounded = leaf.grad.bfloat16()
+    rounded = leaf.grad.to(dtype)
     distance = (grad.view(torch.int16).int() - rounded.view(torch.int16).int()).abs()
     assert distance.max() <= 1 and (distance == 0).float().mean() > 0.99
 

@@ -1,166 +1,262 @@
-// Rows of cross-entropy and gradient: maximum, then sum of exponentials (kept in the gradient
-// buffer), then the gradient while the row is still in cache. The formula is in flatstep/loss.h.
+// Rows of cross-entropy and their gradient: the sums over each row's blocks of classes, the losses
+// of a group of rows, then the gradient from the exponentials that were kept.
 #include <algorithm>
 #include <type_traits>
 
-#include "cpu/kernels/math.h"
+#include "cpu/kernels/cross_entropy_block.h"
+#include "cpu/kernels/cross_entropy_row.h"
 #include "cpu/kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
-// Sums run in the accumulation type over this many elements, then in double.
-constexpr std::int64_t kBlock = 1024;
+std::int64_t block_count(std::int64_t classes) { return (classes + kBlock - 1) / kBlock; }
 
-template <class T>
-using Accumulate = typename Element<T>::Accumulate;
-
-template <class T>
-Accumulate<T> row_maximum(const T* x, std::int64_t classes) {
-  auto maximum = -std::numeric_limits<Accumulate<T>>::infinity();
-#pragma omp simd reduction(max : maximum)
-  for (std::int64_t j = 0; j < classes; ++j) {
-    const auto value = Element<T>::load(x[j]);
-    maximum = value > maximum ? value : maximum;
+// Calls body(std::integral_constant<Smoothing, ...>).
+template <class Body>
+void with_smoothing(const CrossEntropyRows& rows, const Body& body) {
+  if (rows.label_smoothing == 0) {
+    body(std::integral_constant<Smoothing, Smoothing::none>{});
+  } else if (rows.class_weight == nullptr) {
+    body(std::integral_constant<Smoothing, Smoothing::uniform>{});
+  } else {
+    body(std::integral_constant<Smoothing, Smoothing::weighted>{});
   }
-  return maximum;
 }
 
-struct RowSums {
-  double rest = 0;    // sum of exp(x - maximum) without one maximum, whose exponential is 1
-  double logits = 0;  // sum of x - maximum over the classes that are not masked
-  std::int64_t tops = 0;
-  std::int64_t allowed = 0;
-};
+template <class T>
+const T* logits_of(const CrossEntropyRows& rows, std::int64_t row) {
+  return static_cast<const T*>(rows.logits) + row * rows.row_stride;
+}
 
-// Sums over one block. The exponentials are kept under Keep; a masked class then holds -1 under
-// Smooth, so that the second sweep knows it from one that underflowed.
-template <class T, bool Smooth, bool Keep>
-void sum_block(const T* x, std::int64_t size, Accumulate<T> maximum, Accumulate<T>* exponentials,
-               RowSums& sums) {
+// Where row i of the group keeps its exponentials: the gradient itself if it has their type.
+template <class T>
+Accumulate<T>* exponentials_of(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int i,
+                               const CrossEntropyScratch& scratch) {
+  if constexpr (std::is_same_v<T, Accumulate<T>>) {
+    return static_cast<T*>(rows.grad) + group.row[i] * rows.grad_row_stride;
+  } else {
+    return static_cast<float*>(scratch.exponentials) + i * rows.classes;
+  }
+}
+
+template <class T>
+bool prepare(const CrossEntropyRows& rows, std::int64_t row, CrossEntropyGroup& group) {
+  const std::int64_t target = rows.target(row);
+  if (target < 0) {
+    using A = Accumulate<T>;
+    for (void* output : {rows.loss, rows.lse, rows.entropy}) {
+      if (output != nullptr) static_cast<A*>(output)[row] = 0;
+    }
+    if (rows.grad != nullptr) {
+      std::memset(static_cast<T*>(rows.grad) + row * rows.grad_row_stride, 0,
+                  static_cast<std::size_t>(rows.classes) * sizeof(T));
+    }
+    return false;
+  }
+  group.row[group.rows] = row;
+  // Before the gradient, which may lie in the logits' place, is written.
+  group.target_logit[group.rows] = Element<T>::load(logits_of<T>(rows, row)[target]);
+  ++group.rows;
+  return true;
+}
+
+// Logits that cannot be summed where they are: with softcap, or too large. They are put into a
+// buffer as their distance from the block's maximum, which becomes the shift of the unit.
+template <Smoothing kSmoothing, class T, class A>
+void sum_split(const CrossEntropyRows& rows, const T* x, std::int64_t size, A maximum,
+               const A* weights, A* exponentials, A* kept_slopes, CrossEntropyBlock& block) {
+  alignas(kVectorBytes) A high[kBlock], low[kBlock], slopes[kBlock];
+  const bool masked = maximum == -kInfinite<A>;
+  if (rows.softcap > 0) {
+    double slope;
+    if (!masked) block.maximum = cap(block.largest, rows.softcap, slope);
+    cap_block(x, size, rows.softcap, block.maximum, high, low, kept_slopes ? kept_slopes : slopes);
+  } else {
+    shift_block(x, size, block.maximum, high, low);
+  }
+  block.shift = block.maximum;
+  block.exponent = 0;
+  const A top = masked ? maximum : A(0);
+  sum_block<kSmoothing, true, A>({high, low, high, size, top, Unit<A>(top), weights, exponentials},
+                                 block);
+}
+
+template <Smoothing kSmoothing, class T>
+void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std::int64_t begin,
+              std::int64_t end, const CrossEntropyScratch& scratch) {
   using A = Accumulate<T>;
-  A exponential_sum = 0, top_sum = 0, logit_sum = 0, allowed_sum = 0;
-#pragma omp simd reduction(+ : exponential_sum, top_sum, logit_sum, allowed_sum)
-  for (std::int64_t j = 0; j < size; ++j) {
-    const A shifted = Element<T>::load(x[j]) - maximum;
-    const A value = exp_nonpositive(shifted);
-    // The ones are counted apart: beside them the small terms would lose their digits.
-    const bool top = shifted == A(0);
-    exponential_sum += top ? A(0) : value;
-    top_sum += top ? A(1) : A(0);
-    const bool masked = Smooth && shifted == -std::numeric_limits<A>::infinity();
-    if (Smooth) {
-      logit_sum += masked ? A(0) : shifted;
-      allowed_sum += masked ? A(0) : A(1);
+  const std::int64_t blocks = block_count(rows.classes);
+  bool read_ahead = false;  // the maximum is known from the block before
+  A maximum = 0;
+  for (int i = 0; i < group.rows; ++i) {
+    const T* logits = logits_of<T>(rows, group.row[i]);
+    const std::int64_t target = rows.target(group.row[i]);
+    A* exponentials = rows.grad ? exponentials_of<T>(rows, group, i, scratch) : nullptr;
+    A* slopes = rows.grad && rows.softcap > 0 ? static_cast<A*>(scratch.slopes) + i * rows.classes
+                                              : nullptr;
+    for (std::int64_t index = begin; index < end; ++index) {
+      const std::int64_t first = index * kBlock;
+      const std::int64_t size = std::min(kBlock, rows.classes - first);
+      const T* x = logits + first;
+      if (!read_ahead) maximum = maximum_of(x, size);
+
+      CrossEntropyBlock& block = scratch.blocks[i * blocks + index];
+      const A target_logit = static_cast<A>(group.target_logit[i]);
+      block.ties = maximum == target_logit && first < target
+                       ? count_equal(x, std::min(size, target - first), maximum)
+                       : 0;
+      block.largest = block.maximum = static_cast<double>(maximum);
+      A* kept = exponentials ? exponentials + first : nullptr;
+      const A* weights = kSmoothing == Smoothing::weighted
+                             ? static_cast<const A*>(rows.class_weight) + first
+                             : nullptr;
+      read_ahead = false;
+      if (rows.softcap > 0 || !Unit<A>::in_range(maximum)) {
+        sum_split<kSmoothing>(rows, x, size, maximum, weights, kept,
+                              slopes ? slopes + first : nullptr, block);
+        continue;
+      }
+      const Unit<A> unit(maximum);
+      block.shift = 0;
+      block.exponent = unit.exponent;
+      // The next block, if it has the same size, is read while this one is summed.
+      const T* next = x;
+      if (index + 1 < end && rows.classes - first >= 2 * kBlock) {
+        next = x + kBlock;
+      } else if (blocks == 1 && i + 1 < group.rows) {
+        next = logits_of<T>(rows, group.row[i + 1]);
+      }
+      read_ahead = next != x;
+      maximum = sum_block<kSmoothing, false, T>(
+          {x, nullptr, next, size, maximum, unit, weights, kept}, block);
     }
-    if (Keep) exponentials[j] = masked ? A(-1) : value;
   }
-  sums.rest += exponential_sum;
-  sums.tops += static_cast<std::int64_t>(top_sum);
-  sums.logits += logit_sum;
-  sums.allowed += Smooth ? static_cast<std::int64_t>(allowed_sum) : size;
 }
 
-template <class T, bool Smooth>
-RowSums sum_row(const T* x, std::int64_t classes, Accumulate<T> maximum,
-                Accumulate<T>* exponentials) {
-  RowSums sums;
-  for (std::int64_t begin = 0; begin < classes; begin += kBlock) {
-    const std::int64_t size = std::min(kBlock, classes - begin);
-    if (exponentials != nullptr) {
-      sum_block<T, Smooth, true>(x + begin, size, maximum, exponentials + begin, sums);
-    } else {
-      sum_block<T, Smooth, false>(x + begin, size, maximum, nullptr, sums);
-    }
+template <class T>
+void sum_blocks(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std::int64_t begin,
+                std::int64_t end, const CrossEntropyScratch& scratch) {
+  with_smoothing(rows,
+                 [&](auto smoothing) { sum_rows<smoothing, T>(rows, group, begin, end, scratch); });
+}
+
+template <class A>
+CrossEntropySums finish(const CrossEntropyRows& rows, CrossEntropyGroup& group,
+                        const CrossEntropyScratch& scratch) {
+  const auto element = [](const void* array, std::int64_t index) {
+    return array ? static_cast<double>(static_cast<const A*>(array)[index]) : 1.0;
+  };
+  const std::int64_t blocks = block_count(rows.classes);
+  RowWeights weights{};
+  for (int i = 0; i < group.rows; ++i) {
+    add_blocks(scratch.blocks + i * blocks, blocks, group, i);
+    const std::int64_t row = group.row[i];
+    weights.token[i] = element(rows.token_weight, row);
+    weights.target[i] = element(rows.class_weight, rows.target(row));
+    weights.upstream[i] = rows.grad_scale * element(rows.grad_output, row) * weights.token[i];
   }
-  sums.rest += static_cast<double>(sums.tops - 1);
+  finish_group(rows, weights, group);
+
+  CrossEntropySums sums;
+  const auto store = [](void* array, std::int64_t index, double value) {
+    if (array) static_cast<A*>(array)[index] = static_cast<A>(value);
+  };
+  for (int i = 0; i < group.rows; ++i) {
+    store(rows.loss, group.row[i], group.loss[i]);
+    store(rows.lse, group.row[i], group.lse[i]);
+    store(rows.entropy, group.row[i], group.entropy[i]);
+    sums.loss += group.loss[i];
+    const bool correct = group.target_logit[i] == group.largest[i] && group.ties[i] == 0 &&
+                         group.rest[i] == group.rest[i];
+    sums.correct += correct ? 1 : 0;
+  }
   return sums;
 }
 
-// grad = exponential * factor - spread, 0 for masked classes.
-template <class T, bool Smooth>
-void write_gradient(const T* x, T* grad, std::int64_t classes, Accumulate<T> maximum,
-                    Accumulate<T> factor, Accumulate<T> spread) {
+template <Smoothing kSmoothing, bool Capped, class T>
+void write_row(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int i,
+               std::int64_t begin, std::int64_t end, const CrossEntropyScratch& scratch) {
   using A = Accumulate<T>;
-#pragma omp simd
-  for (std::int64_t j = 0; j < classes; ++j) {
-    if constexpr (std::is_same_v<T, A>) {  // the exponentials are in the gradient buffer
-      const A value = grad[j];
-      const A result = multiply_add(value, factor, -spread);
-      grad[j] = Smooth && value == A(-1) ? A(0) : result;
-    } else {
-      const A shifted = Element<T>::load(x[j]) - maximum;
-      const A result = multiply_add(exp_nonpositive(shifted), factor, -spread);
-      const bool masked = Smooth && shifted == -std::numeric_limits<A>::infinity();
-      grad[j] = Element<T>::store(masked ? A(0) : result);
-    }
+  T* grad = static_cast<T*>(rows.grad) + group.row[i] * rows.grad_row_stride;
+  const std::int64_t last = std::min(end * kBlock, rows.classes);
+  if (group.zero[i]) {
+    std::memset(grad + begin * kBlock, 0,
+                static_cast<std::size_t>(last - begin * kBlock) * sizeof(T));
+    return;
   }
-}
-
-template <class T, bool Smooth>
-double cross_entropy_row(const CrossEntropyRows& rows, std::int64_t row) {
-  using A = Accumulate<T>;
-  const T* x = static_cast<const T*>(rows.logits) + row * rows.row_stride;
-  T* grad = rows.grad ? static_cast<T*>(rows.grad) + row * rows.grad_row_stride : nullptr;
-  const std::int64_t classes = rows.classes;
-  const std::int64_t target = rows.targets[row];
-  if (target < 0) {
-    if (grad) std::memset(grad, 0, static_cast<std::size_t>(classes) * sizeof(T));
-    if (rows.loss) static_cast<A*>(rows.loss)[row] = 0;
-    if (rows.lse) static_cast<A*>(rows.lse)[row] = 0;
-    return 0.0;
+  if (std::isnan(group.factor[i])) {
+    std::fill(grad + begin * kBlock, grad + last,
+              Element<T>::store(std::numeric_limits<A>::quiet_NaN()));
+    return;
   }
-
-  const A maximum = row_maximum(x, classes);
-  const A target_logit = Element<T>::load(x[target]);  // before grad, which may be x, is written
-  A* kept = nullptr;
-  if constexpr (std::is_same_v<T, A>) kept = grad;
-  const RowSums sums = sum_row<T, Smooth>(x, classes, maximum, kept);
-
-  const double smoothing = Smooth ? rows.label_smoothing : 0.0;
-  const double uniform = Smooth ? smoothing / static_cast<double>(sums.allowed) : 0.0;
-  const double log_sum = std::log1p(sums.rest);  // of exp(x - maximum)
-  const double target_shifted = static_cast<double>(target_logit) - static_cast<double>(maximum);
-  double loss = log_sum - target_shifted;
-  if (Smooth) {
-    const double mean_log_probability = sums.logits / static_cast<double>(sums.allowed) - log_sum;
-    loss = (1.0 - smoothing) * loss - smoothing * mean_log_probability;
+  const A* exponentials = exponentials_of<T>(rows, group, i, scratch);
+  const auto* slopes = static_cast<const A*>(scratch.slopes) + (Capped ? i * rows.classes : 0);
+  const auto* weights = static_cast<const A*>(rows.class_weight);
+  const A spread = static_cast<A>(group.spread[i]);
+  const CrossEntropyBlock* blocks = scratch.blocks + i * block_count(rows.classes);
+  for (std::int64_t index = begin; index < end; ++index) {
+    const std::int64_t first = index * kBlock;
+    const std::int64_t size = std::min(kBlock, rows.classes - first);
+    const double ratio = unit_ratio(blocks[index], group.shift[i], group.exponent[i]);
+    const A factor = static_cast<A>(group.factor[i] * ratio);
+    gradient_block<kSmoothing, Capped>(
+        exponentials + first, size, factor, spread,
+        kSmoothing == Smoothing::weighted ? weights + first : nullptr,
+        Capped ? slopes + first : nullptr, grad + first);
   }
-  if (rows.loss) static_cast<A*>(rows.loss)[row] = static_cast<A>(loss);
-  if (rows.lse) static_cast<A*>(rows.lse)[row] = static_cast<A>(maximum + log_sum);
-
-  if (grad) {
-    const double upstream =
-        rows.grad_scale * (rows.grad_output
-                               ? static_cast<double>(static_cast<const A*>(rows.grad_output)[row])
-                               : 1.0);
-    const double sum = 1.0 + sums.rest;
-    write_gradient<T, Smooth>(x, grad, classes, maximum, static_cast<A>(upstream / sum),
-                              static_cast<A>(upstream * uniform));
-    // p - 1 without cancellation: (e - 1 - rest) / sum, e being the target's exponential.
-    const double probability_less_one = (std::expm1(target_shifted) - sums.rest) / sum;
-    const double at_target = upstream * (probability_less_one + (smoothing - uniform));
-    grad[target] = Element<T>::store(static_cast<A>(at_target));
+  const std::int64_t target = rows.target(group.row[i]);
+  if (target >= begin * kBlock && target < last) {
+    grad[target] = Element<T>::store(static_cast<A>(group.at_target[i]));
   }
-  return loss;
 }
 
 template <class T>
-double cross_entropy_rows(const CrossEntropyRows& rows, std::int64_t begin, std::int64_t end) {
-  double sum = 0;
-  for (std::int64_t row = begin; row < end; ++row) {
-    sum += rows.label_smoothing > 0 ? cross_entropy_row<T, true>(rows, row)
-                                    : cross_entropy_row<T, false>(rows, row);
+void write_gradient(const CrossEntropyRows& rows, const CrossEntropyGroup& group,
+                    std::int64_t begin, std::int64_t end, const CrossEntropyScratch& scratch) {
+  with_smoothing(rows, [&](auto smoothing) {
+    for (int i = 0; i < group.rows; ++i) {
+      if (rows.softcap > 0) {
+        write_row<smoothing, true, T>(rows, group, i, begin, end, scratch);
+      } else {
+        write_row<smoothing, false, T>(rows, group, i, begin, end, scratch);
+      }
+    }
+  });
+}
+
+template <class T>
+CrossEntropySums cross_entropy_rows(const CrossEntropyRows& rows, std::int64_t begin,
+                                    std::int64_t end, const CrossEntropyScratch& scratch) {
+  const std::int64_t blocks = block_count(rows.classes);
+  const std::int64_t group_rows = CrossEntropyGroup::rows_of(rows.classes);
+  CrossEntropySums sums;
+  CrossEntropyGroup group;
+  for (std::int64_t row = begin; row < end;) {
+    group.rows = 0;
+    for (; row < end && group.rows < group_rows; ++row) prepare<T>(rows, row, group);
+    sum_blocks<T>(rows, group, 0, blocks, scratch);
+    const CrossEntropySums part = finish<Accumulate<T>>(rows, group, scratch);
+    sums.loss += part.loss;
+    sums.correct += part.correct;
+    if (rows.grad != nullptr) write_gradient<T>(rows, group, 0, blocks, scratch);
   }
-  return sum;
+  return sums;
+}
+
+template <class T>
+CrossEntropyKernels kernels_of() {
+  return {cross_entropy_rows<T>, prepare<T>, sum_blocks<T>, finish<Accumulate<T>>,
+          write_gradient<T>};
 }
 
 }  // namespace
 
 void fill_loss_kernels(KernelTable& table) {
-  table.cross_entropy_f32 = cross_entropy_rows<float>;
-  table.cross_entropy_f64 = cross_entropy_rows<double>;
-  table.cross_entropy_bf16 = cross_entropy_rows<bf16_bits>;
+  table.cross_entropy_f32 = kernels_of<float>();
+  table.cross_entropy_f64 = kernels_of<double>();
+  table.cross_entropy_bf16 = kernels_of<bf16_bits>();
+  table.cross_entropy_f16 = kernels_of<f16_bits>();
 }
 
 }  // namespace flatstep::cpu::FLATSTEP_ISA

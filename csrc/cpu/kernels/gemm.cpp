@@ -4,7 +4,7 @@
 // that sum += a * b becomes one instruction where the machine has it.
 #include <algorithm>
 
-#include "cpu/kernels/math.h"
+#include "cpu/kernels/element.h"
 #include "cpu/kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -12,22 +12,17 @@ namespace {
 
 // A tile of kRows x kColumns fills the registers with sums: 12 x 2 of 32 with AVX-512 or NEON,
 // 6 x 2 of 16 with AVX or SSE, which leaves two for a row of B and one for an element of A.
-#if defined(__AVX512F__)
-constexpr int kVectorBytes = 64, kRows = 12;
-#elif defined(__AVX__)
-constexpr int kVectorBytes = 32, kRows = 6;
-#elif defined(__aarch64__)
-constexpr int kVectorBytes = 16, kRows = 12;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kRows = 12;
 #else
-constexpr int kVectorBytes = 16, kRows = 6;
+constexpr int kRows = 6;
 #endif
-constexpr int kWidth = kVectorBytes / static_cast<int>(sizeof(float));
+constexpr int kWidth = kLanesOf<float>;
 constexpr int kColumns = 2 * kWidth;
 // Elements of k in a panel. With AVX-512 a panel of B comes from the second-level cache, which
 // keeps up; fewer visits of C matter more (bench/gemm.py).
 constexpr std::int64_t kDepth = kVectorBytes == 64 ? 512 : 384;
 
-typedef float Vector __attribute__((vector_size(kVectorBytes)));
 typedef float Four __attribute__((vector_size(16)));
 [[maybe_unused]] typedef int FourIndices __attribute__((vector_size(16)));
 
@@ -38,23 +33,15 @@ typedef float Four __attribute__((vector_size(16)));
 #  define FLATSTEP_SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, FourIndices{i, j, k, l})
 #endif
 
-inline Vector load(const float* p) {
-  Vector v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-
-inline void store(float* p, Vector v) { std::memcpy(p, &v, sizeof v); }
-
 // c = a * b, plus what c holds with `add`, plus bias where it is not null.
 __attribute__((noinline)) void multiply_panels(std::int64_t depth, const float* a, const float* b,
                                                float* c, std::int64_t ldc, bool add,
                                                const float* bias) {
-  Vector sum[kRows][2];
+  Vector<float> sum[kRows][2];
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = Vector{};
+  for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = Vector<float>{};
   for (std::int64_t p = 0; p < depth; ++p) {
-    const Vector b0 = load(b), b1 = load(b + kWidth);
+    const Vector<float> b0 = load_vector(b), b1 = load_vector(b + kWidth);
 #pragma GCC unroll 16
     for (int i = 0; i < kRows; ++i) {
       sum[i][0] += a[i] * b0;
@@ -67,15 +54,15 @@ __attribute__((noinline)) void multiply_panels(std::int64_t depth, const float* 
   for (int i = 0; i < kRows; ++i) {
     float* row = c + i * ldc;
     if (add) {
-      sum[i][0] += load(row);
-      sum[i][1] += load(row + kWidth);
+      sum[i][0] += load_vector(row);
+      sum[i][1] += load_vector(row + kWidth);
     }
     if (bias != nullptr) {
-      sum[i][0] += load(bias);
-      sum[i][1] += load(bias + kWidth);
+      sum[i][0] += load_vector(bias);
+      sum[i][1] += load_vector(bias + kWidth);
     }
-    store(row, sum[i][0]);
-    store(row + kWidth, sum[i][1]);
+    store_vector(row, sum[i][0]);
+    store_vector(row + kWidth, sum[i][1]);
   }
 }
 
@@ -123,24 +110,63 @@ void pack_panel(const float* x, std::int64_t step_r, std::int64_t step_p, std::i
   }
 }
 
+// The same for 16-bit numbers: a stretch at a time is converted, then packed.
+template <int Panel, class T>
+void pack_panel(const T* x, std::int64_t step_r, std::int64_t step_p, std::int64_t valid,
+                std::int64_t depth, float* packed) {
+  constexpr std::int64_t kStretch = 128;
+  float converted[Panel * kStretch];
+  if (step_r == 1) {
+    for (std::int64_t p = 0; p < depth; ++p) {
+      float* to = packed + p * Panel;
+      for (std::int64_t r = 0; r < valid; ++r) to[r] = Element<T>::load(x[p * step_p + r]);
+      std::fill(to + valid, to + Panel, 0.0f);
+    }
+    return;
+  }
+  for (std::int64_t begin = 0; begin < depth; begin += kStretch) {
+    const std::int64_t size = std::min(kStretch, depth - begin);
+    for (std::int64_t r = 0; r < valid; ++r) {
+      const T* from = x + r * step_r + begin * step_p;
+      for (std::int64_t p = 0; p < size; ++p) {
+        converted[r * kStretch + p] = Element<T>::load(from[p * step_p]);
+      }
+    }
+    pack_panel<Panel>(converted, kStretch, 1, valid, size, packed + begin * Panel);
+  }
+}
+
+// Panels of x for `count` rows or columns of the product from `first` on.
+template <int Panel>
+void pack(const void* x, DType type, std::int64_t step_r, std::int64_t step_p, std::int64_t first,
+          std::int64_t count, std::int64_t depth_begin, std::int64_t depth, float* packed) {
+  const auto pack_typed = [&](const auto* typed) {
+    for (std::int64_t i = 0; i < count; i += Panel, packed += Panel * depth) {
+      pack_panel<Panel>(typed + (first + i) * step_r + depth_begin * step_p, step_r, step_p,
+                        std::min<std::int64_t>(Panel, count - i), depth, packed);
+    }
+  };
+  if (type == DType::bf16) {
+    pack_typed(static_cast<const bf16_bits*>(x));
+  } else if (type == DType::f16) {
+    pack_typed(static_cast<const f16_bits*>(x));
+  } else {
+    pack_typed(static_cast<const float*>(x));
+  }
+}
+
 void pack_a(const Gemm& gemm, std::int64_t row, std::int64_t rows, std::int64_t depth_begin,
             std::int64_t depth, float* packed) {
   const std::int64_t step_r = gemm.transpose_a ? 1 : gemm.lda;
   const std::int64_t step_p = gemm.transpose_a ? gemm.lda : 1;
-  for (std::int64_t i = 0; i < rows; i += kRows, packed += kRows * depth) {
-    pack_panel<kRows>(gemm.a + (row + i) * step_r + depth_begin * step_p, step_r, step_p,
-                      std::min<std::int64_t>(kRows, rows - i), depth, packed);
-  }
+  pack<kRows>(gemm.a, gemm.type_a, step_r, step_p, row, rows, depth_begin, depth, packed);
 }
 
 void pack_b(const Gemm& gemm, std::int64_t column, std::int64_t columns, std::int64_t depth_begin,
             std::int64_t depth, float* packed) {
   const std::int64_t step_r = gemm.transpose_b ? gemm.ldb : 1;
   const std::int64_t step_p = gemm.transpose_b ? 1 : gemm.ldb;
-  for (std::int64_t j = 0; j < columns; j += kColumns, packed += kColumns * depth) {
-    pack_panel<kColumns>(gemm.b + (column + j) * step_r + depth_begin * step_p, step_r, step_p,
-                         std::min<std::int64_t>(kColumns, columns - j), depth, packed);
-  }
+  pack<kColumns>(gemm.b, gemm.type_b, step_r, step_p, column, columns, depth_begin, depth, packed);
 }
 
 // A tile that crosses the edge of C is computed whole beside it, then its valid part is copied.

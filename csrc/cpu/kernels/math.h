@@ -4,130 +4,132 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
-#include "cpu/kernels/table.h"
-
-#ifndef FLATSTEP_ISA
-#  error "FLATSTEP_ISA names the namespace of this instruction set"
-#endif
+#include "cpu/kernels/vector.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 
-inline std::uint32_t bits_of(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-inline float float_of(std::uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-inline std::uint64_t bits_of(double x) {
-  std::uint64_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-inline double double_of(std::uint64_t bits) {
-  double x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-// a * b + c, rounded once where the instruction set can do it. The library's fma() on a machine
-// without the instruction is a hundred times slower than the two roundings it would save.
-inline float multiply_add(float a, float b, float c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  return __builtin_fmaf(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-inline double multiply_add(double a, double b, double c) {
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-  return __builtin_fma(a, b, c);
-#else
-  return a * b + c;
-#endif
-}
-
-// exp(x) for x <= 88: below -87.3 the result is 0; NaN stays NaN.
-// Range reduction x = n ln2 + r with a two-part ln2 (Cody & Waite), |r| <= ln2 / 2; the polynomial
-// 1 + r + r^2 q(r), with q a degree-4 Chebyshev fit, off by 1e-8 at most. Error below 1.2 ULP.
-inline float exp_nonpositive(float x) {
+// 2^-k exp(x), with `bias` = 127 - k, so that x needs no shift that would round it: the exponent of
+// the result carries the shift. 0 below `cutoff` >= (k - 125.5) ln2; x < (k + 88) ln2; NaN stays.
+// Range reduction x = n ln2 + r (Cody & Waite), |r| <= ln2 / 2, exact up to |x| = 2^14 but for the
+// last product; the polynomial 1 + r + r^2 q(r), with q a degree-4 Chebyshev fit, off by 1e-8 at
+// most. Error below 1.2 ULP. F is float or Vector<float>.
+template <class F>
+inline F scaled_exp_f32(F x, F cutoff, std::uint32_t bias) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float clamped = x < -87.3f ? -87.3f : x;
-  const float shifted = multiply_add(clamped, 1.44269504f, kRound);
-  const float n = shifted - kRound;
-  float r = multiply_add(n, -0.693359375f, clamped);
-  r = multiply_add(n, 2.12194440e-4f, r);
-  float poly = 1.3933652e-3f;
-  poly = multiply_add(poly, r, 8.3631817e-3f);
-  poly = multiply_add(poly, r, 4.1666467e-2f);
-  poly = multiply_add(poly, r, 1.6666576e-1f);
-  poly = multiply_add(poly, r, 0.5f);
+  const F shifted = multiply_add(x, splat<F>(1.44269504f), splat<F>(kRound));
+  const F n = shifted - kRound;
+#if FLATSTEP_HAS_FMA
+  F r = multiply_add(n, splat<F>(-0.693147182464599609375f), x);
+#else  // in three parts, the first two with few enough digits that n times them is exact
+  F r = x - n * 0.693359375f;
+  r = r + n * 2.1219253540039062e-4f;
+#endif
+  r = multiply_add(n, splat<F>(1.904654323148236017e-9f), r);
+  // The polynomial in two halves (Estrin): fewer steps that wait for each other.
+  const F square = r * r;
+  const F low = horner(splat<F>(1.6666576e-1f), r, 0.5f);
+  const F high = horner(splat<F>(8.3631817e-3f), r, 4.1666467e-2f);
+  const F poly = multiply_add(multiply_add(splat<F>(1.3933652e-3f), square, high), square, low);
   // exp(r) = 1 + (r + r^2 * poly), the small part first so that the last addition rounds once.
-  const float tail = multiply_add(r * r, poly, r);
-  const float power = float_of((bits_of(shifted) + 127u) << 23);  // 2^n
-  const float value = multiply_add(tail, power, power);
-  return x < -87.3f ? 0.0f : value;
+  const F tail = multiply_add(square, poly, r);
+  const F power = float_of((bits_of(shifted) + bias) << 23);  // 2^(n - k)
+  const F value = multiply_add(tail, power, power);
+  return x < cutoff ? F{} : value;  // also where the lines above overflowed
 }
 
-// The same in double: the Taylor series to degree 13, error below 1 ULP; 0 below -708.
-inline double exp_nonpositive(double x) {
+inline float scaled_exp(float x, float cutoff, std::uint32_t bias) {
+  return scaled_exp_f32(x, cutoff, bias);
+}
+inline Vector<float> scaled_exp(Vector<float> x, Vector<float> cutoff, std::uint32_t bias) {
+  return scaled_exp_f32(x, cutoff, bias);
+}
+
+// ln2 in two parts; the first has 33 bits, so that products with integers below 2^20 are exact.
+constexpr double kLn2High = 6.93147180369123816490e-01;
+constexpr double kLn2Low = 1.90821492927058770002e-10;
+
+// The same in double, as power (1 + tail): the Taylor series to degree 13.
+template <class F>
+inline void exp_parts(F x, std::uint64_t bias, F& power, F& tail) {
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  const double clamped = x < -708.0 ? -708.0 : x;
-  const double shifted = multiply_add(clamped, 1.4426950408889634, kRound);
-  const double n = shifted - kRound;
-  double r = multiply_add(n, -6.93147180369123816490e-01, clamped);
-  r = multiply_add(n, -1.90821492927058770002e-10, r);
-  double poly = 1.0 / 6227020800.0;
-  poly = multiply_add(poly, r, 1.0 / 479001600.0);
-  poly = multiply_add(poly, r, 1.0 / 39916800.0);
-  poly = multiply_add(poly, r, 1.0 / 3628800.0);
-  poly = multiply_add(poly, r, 1.0 / 362880.0);
-  poly = multiply_add(poly, r, 1.0 / 40320.0);
-  poly = multiply_add(poly, r, 1.0 / 5040.0);
-  poly = multiply_add(poly, r, 1.0 / 720.0);
-  poly = multiply_add(poly, r, 1.0 / 120.0);
-  poly = multiply_add(poly, r, 1.0 / 24.0);
-  poly = multiply_add(poly, r, 1.0 / 6.0);
-  poly = multiply_add(poly, r, 0.5);
-  const double tail = multiply_add(r * r, poly, r);
-  const double power = double_of((bits_of(shifted) + 1023u) << 52);
-  const double value = multiply_add(tail, power, power);
-  return x < -708.0 ? 0.0 : value;
+  const F shifted = multiply_add(x, splat<F>(1.4426950408889634), splat<F>(kRound));
+  const F n = shifted - kRound;
+  F r = multiply_add(n, splat<F>(-kLn2High), x);
+  r = multiply_add(n, splat<F>(-kLn2Low), r);
+  F poly = horner(splat<F>(1.0 / 6227020800.0), r, 1.0 / 479001600.0);
+  poly = horner(poly, r, 1.0 / 39916800.0);
+  poly = horner(poly, r, 1.0 / 3628800.0);
+  poly = horner(poly, r, 1.0 / 362880.0);
+  poly = horner(poly, r, 1.0 / 40320.0);
+  poly = horner(poly, r, 1.0 / 5040.0);
+  poly = horner(poly, r, 1.0 / 720.0);
+  poly = horner(poly, r, 1.0 / 120.0);
+  poly = horner(poly, r, 1.0 / 24.0);
+  poly = horner(poly, r, 1.0 / 6.0);
+  poly = horner(poly, r, 0.5);
+  tail = multiply_add(r * r, poly, r);
+  power = float_of((bits_of(shifted) + bias) << 52);
 }
 
-// Logits and gradients are loaded to, and stored from, the accumulation type.
-template <class T>
-struct Element {
-  using Accumulate = T;
-  static T load(T x) { return x; }
-  static T store(T x) { return x; }
-};
+template <class F>
+inline F scaled_exp_f64(F x, F cutoff, std::uint64_t bias) {
+  F power, tail;
+  exp_parts(x, bias, power, tail);
+  const F value = multiply_add(tail, power, power);
+  return x < cutoff ? F{} : value;
+}
 
-template <>
-struct Element<bf16_bits> {
-  using Accumulate = float;
-  static float load(bf16_bits x) { return float_of(static_cast<std::uint32_t>(x) << 16); }
-  // Round to nearest even; a NaN keeps its sign and stays quiet.
-  static bf16_bits store(float x) {
-    const std::uint32_t bits = bits_of(x);
-    const std::uint32_t rounded = (bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16;
-    const std::uint32_t nan = (bits >> 16) | 0x40u;
-    return static_cast<bf16_bits>((bits & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
-  }
-};
+inline double scaled_exp(double x, double cutoff, std::uint64_t bias) {
+  return scaled_exp_f64(x, cutoff, bias);
+}
+inline Vector<double> scaled_exp(Vector<double> x, Vector<double> cutoff, std::uint64_t bias) {
+  return scaled_exp_f64(x, cutoff, bias);
+}
+
+// exp(x) - 1 for x <= 0, without the cancellation near 0.
+inline double expm1_nonpositive(double x) {
+  const double clamped = x < -40.0 ? -40.0 : x;
+  double power, tail;
+  exp_parts(clamped, std::uint64_t{1023}, power, tail);
+  return multiply_add(power, tail, power - 1.0);
+}
+
+// log(1 + x) for x >= 0. With 1 + x = 2^k m and m in [sqrt(1/2), sqrt(2)):
+// log m = 2 atanh(s), s = (m - 1) / (m + 1), by its Taylor series; what rounding 1 + x lost is
+// added to first order. Error below 2 ULP.
+inline double log1p_nonnegative(double x) {
+  const double sum = 1.0 + x;
+  const double lost = (x - (sum - 1.0)) / sum;
+  const std::uint64_t bits = bits_of(sum);
+  // Adding the distance from sqrt(1/2) to 1 carries into the exponent where m would exceed sqrt(2).
+  const std::uint64_t shifted = bits + (0x3ff0000000000000u - 0x3fe6a09e667f3bcdu);
+  const auto k = static_cast<double>(static_cast<std::int32_t>(shifted >> 52) - 1023);
+  const double m = float_of((shifted & 0x000fffffffffffffu) + 0x3fe6a09e667f3bcdu);
+  const double s = (m - 1.0) / (m + 1.0);
+  const double z = s * s;
+  double series = 2.0 / 21.0;
+  series = multiply_add(series, z, 2.0 / 19.0);
+  series = multiply_add(series, z, 2.0 / 17.0);
+  series = multiply_add(series, z, 2.0 / 15.0);
+  series = multiply_add(series, z, 2.0 / 13.0);
+  series = multiply_add(series, z, 2.0 / 11.0);
+  series = multiply_add(series, z, 2.0 / 9.0);
+  series = multiply_add(series, z, 2.0 / 7.0);
+  series = multiply_add(series, z, 2.0 / 5.0);
+  series = multiply_add(series, z, 2.0 / 3.0);
+  const double log_m = multiply_add(z * s, series, 2.0 * s);
+  const double result = multiply_add(k, kLn2High, log_m + multiply_add(k, kLn2Low, lost));
+  return x < std::numeric_limits<double>::infinity() ? result : x;  // infinity and NaN stay
+}
+
+// exp(x) for x <= 88 (708 in double); 0 below -87.3 (-708).
+inline float exp_nonpositive(float x) { return scaled_exp(x, -87.3f, 127u); }
+inline double exp_nonpositive(double x) { return scaled_exp(x, -708.0, std::uint64_t{1023}); }
 
 }  // namespace
 }  // namespace flatstep::cpu::FLATSTEP_ISA

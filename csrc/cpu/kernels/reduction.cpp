@@ -29,6 +29,16 @@ double sum_of_squares(const T* x, std::int64_t size) {
   return sum;
 }
 
+void column_sum(const float* x, std::int64_t row_stride, std::int64_t rows, std::int64_t columns,
+                float* __restrict out, bool accumulate) {
+  if (!accumulate) std::memset(out, 0, static_cast<std::size_t>(columns) * sizeof(float));
+  for (std::int64_t i = 0; i < rows; ++i) {
+    const float* __restrict row = x + i * row_stride;
+#pragma omp simd
+    for (std::int64_t j = 0; j < columns; ++j) out[j] += row[j];
+  }
+}
+
 template <class T>
 void scale(T* x, std::int64_t size, const T* factors) {
   const T first = factors[0], second = factors[1];
@@ -39,6 +49,7 @@ void scale(T* x, std::int64_t size, const T* factors) {
 }  // namespace
 
 void fill_reduction_kernels(KernelTable& table) {
+  table.column_sum = column_sum;
   table.sum_of_squares_f32 = sum_of_squares<float>;
   table.sum_of_squares_f64 = sum_of_squares<double>;
   table.scale_f32 = scale<float>;

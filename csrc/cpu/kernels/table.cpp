@@ -4,6 +4,7 @@ namespace flatstep::cpu::FLATSTEP_ISA {
 
 void fill(KernelTable& table) {
   fill_loss_kernels(table);
+  fill_convert_kernels(table);
   fill_reduction_kernels(table);
   fill_optimizer_kernels(table);
   fill_dropout_kernels(table);

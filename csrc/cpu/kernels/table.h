@@ -11,19 +11,40 @@
 namespace flatstep::cpu {
 
 // Element types of kernel pointers; bf16 is the upper half of an f32.
-using bf16_bits = std::uint16_t;
+enum class bf16_bits : std::uint16_t {};
+enum class f16_bits : std::uint16_t {};
 
 template <class T>
 using UpdateFunction = void (*)(T* param, T* grad, T* state1, T* state2, std::int64_t size,
                                 const UpdateScalars<T>& scalars);
 
+struct CrossEntropyKernels {
+  // Rows [begin, end).
+  CrossEntropySums (*rows)(const CrossEntropyRows&, std::int64_t begin, std::int64_t end,
+                           const CrossEntropyScratch&);
+  // The same for one row in three parts, of which the first and the last may run at the same time
+  // on different blocks of classes. `prepare` is false for an ignored row, which needs no more.
+  bool (*prepare)(const CrossEntropyRows&, std::int64_t row, CrossEntropyGroup&);
+  void (*sum_blocks)(const CrossEntropyRows&, const CrossEntropyGroup&, std::int64_t begin,
+                     std::int64_t end, const CrossEntropyScratch&);
+  CrossEntropySums (*finish)(const CrossEntropyRows&, CrossEntropyGroup&,
+                             const CrossEntropyScratch&);
+  void (*write_gradient)(const CrossEntropyRows&, const CrossEntropyGroup&, std::int64_t begin,
+                         std::int64_t end, const CrossEntropyScratch&);
+};
+
 struct KernelTable {
   const char* isa;
 
-  // Rows [begin, end); returns the sum of their losses.
-  double (*cross_entropy_f32)(const CrossEntropyRows&, std::int64_t begin, std::int64_t end);
-  double (*cross_entropy_f64)(const CrossEntropyRows&, std::int64_t begin, std::int64_t end);
-  double (*cross_entropy_bf16)(const CrossEntropyRows&, std::int64_t begin, std::int64_t end);
+  CrossEntropyKernels cross_entropy_f32, cross_entropy_f64, cross_entropy_bf16, cross_entropy_f16;
+
+  // out[j] = sum over rows of x[i, j], or added to out with accumulate.
+  void (*column_sum)(const float* x, std::int64_t row_stride, std::int64_t rows,
+                     std::int64_t columns, float* out, bool accumulate);
+  void (*widen_bf16)(const bf16_bits* from, std::int64_t size, float* to);
+  void (*widen_f16)(const f16_bits* from, std::int64_t size, float* to);
+  void (*narrow_bf16)(const float* from, std::int64_t size, bf16_bits* to);
+  void (*narrow_f16)(const float* from, std::int64_t size, f16_bits* to);
 
   double (*sum_of_squares_f32)(const float*, std::int64_t size);
   double (*sum_of_squares_f64)(const double*, std::int64_t size);

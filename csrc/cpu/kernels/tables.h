@@ -6,6 +6,7 @@
 namespace flatstep::cpu::FLATSTEP_ISA {
 
 void fill_loss_kernels(KernelTable& table);
+void fill_convert_kernels(KernelTable& table);
 void fill_reduction_kernels(KernelTable& table);
 void fill_optimizer_kernels(KernelTable& table);
 void fill_dropout_kernels(KernelTable& table);

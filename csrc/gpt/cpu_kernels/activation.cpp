@@ -35,22 +35,11 @@ void gelu_backward(const float* __restrict x, float* __restrict grad, std::int64
   }
 }
 
-void column_sum(const float* __restrict x, std::int64_t columns, std::int64_t begin,
-                std::int64_t end, float* __restrict out) {
-  std::memset(out, 0, static_cast<std::size_t>(columns) * sizeof(float));
-  for (std::int64_t i = begin; i < end; ++i) {
-    const float* row = x + i * columns;
-#pragma omp simd
-    for (std::int64_t j = 0; j < columns; ++j) out[j] += row[j];
-  }
-}
-
 }  // namespace
 
 void fill_activation_kernels(GptKernelTable& table) {
   table.gelu = gelu;
   table.gelu_backward = gelu_backward;
-  table.column_sum = column_sum;
 }
 
 }  // namespace flatstep::cpu::FLATSTEP_ISA

@@ -44,10 +44,6 @@ struct GptKernelTable {
   void (*gelu)(const float* x, float* out, std::int64_t size);
   // grad = grad * gelu'(x)
   void (*gelu_backward)(const float* x, float* grad, std::int64_t size);
-
-  // out[j] = sum over rows [begin, end) of x[i, j]
-  void (*column_sum)(const float* x, std::int64_t columns, std::int64_t begin, std::int64_t end,
-                     float* out);
 };
 
 }  // namespace flatstep::cpu

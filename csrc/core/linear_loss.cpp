@@ -1,0 +1,274 @@
+// Linear layer and cross-entropy together, over chunks of rows.
+#include <algorithm>
+#include <limits>
+
+#include "core/arena.h"
+#include "core/loss.h"
+
+namespace flatstep {
+namespace {
+
+struct Shape {
+  std::int64_t rows, width, classes;
+  DType dtype;
+};
+
+// What one chunk of rows needs. The logits' buffer takes their gradient as well.
+struct Workspace {
+  float* logits;       // [chunk, classes]
+  float* bias;         // [classes], unless it is f32 already
+  float* grad_hidden;  // [chunk, width], unless it is f32
+  void* gemm;
+  void* loss;
+  std::size_t bytes;
+
+  // `threads` as in Backend::cross_entropy_workspace_bytes.
+  Workspace(const Backend& backend, const Shape& shape, std::int64_t chunk,
+            const CrossEntropyOptions& options, int threads, void* base) {
+    CrossEntropyRows rows{};
+    rows.dtype = DType::f32;
+    rows.rows = chunk;
+    rows.classes = shape.classes;
+    rows.softcap = options.softcap.value_or(0.0);
+    Arena arena(base);
+    const bool narrow = shape.dtype != DType::f32;
+    logits = arena.take<float>(chunk * shape.classes);
+    bias = narrow ? arena.take<float>(shape.classes) : nullptr;
+    grad_hidden = narrow ? arena.take<float>(chunk * shape.width) : nullptr;
+    // Logits, gradient of the hidden states, gradient of the weight.
+    const std::size_t products =
+        std::max({backend.gemm_workspace_bytes(chunk, shape.classes, shape.width),
+                  backend.gemm_workspace_bytes(chunk, shape.width, shape.classes),
+                  backend.gemm_workspace_bytes(shape.classes, shape.width, chunk)});
+    gemm = arena.take<char>(static_cast<std::int64_t>(products));
+    loss = arena.take<char>(
+        static_cast<std::int64_t>(backend.cross_entropy_workspace_bytes(rows, threads)));
+    bytes = arena.used();
+  }
+};
+
+// How the rows are cut into chunks. The size of a chunk decides how the gradient of the weight is
+// rounded, so it follows from bytes with one thread; the scratch of the others comes on top.
+struct Chunks {
+  const Backend& backend;
+  const Shape& shape;
+  const CrossEntropyOptions& options;
+
+  std::size_t bytes(std::int64_t chunk, int threads) const {
+    return Workspace(backend, shape, chunk, options, threads, nullptr).bytes;
+  }
+  std::size_t extra_bytes() const { return bytes(1, 0) - bytes(1, 1); }
+
+  // Rows of each chunk but the last: as equal as they can be, and a multiple of 48, which suits the
+  // tiles of the products, where that fits.
+  std::int64_t rows(std::size_t most_bytes) const {
+    if (most_bytes < bytes(1, 1)) {
+      fail("workspace_bytes", std::to_string(most_bytes),
+           "at least " + std::to_string(bytes(1, 1)));
+    }
+    std::int64_t most = 1, above = std::max<std::int64_t>(1, shape.rows) + 1;
+    while (above - most > 1) {
+      const std::int64_t middle = most + (above - most) / 2;
+      (bytes(middle, 1) <= most_bytes ? most : above) = middle;
+    }
+    const std::int64_t rows = std::max<std::int64_t>(1, shape.rows);
+    const std::int64_t chunks = (rows + most - 1) / most;
+    const std::int64_t equal = (rows + chunks - 1) / chunks;
+    return std::min(most, (equal + 47) / 48 * 48);
+  }
+};
+
+void check_matrix(const ConstMatrix& matrix, DType dtype, const char* name) {
+  if (matrix.dtype != dtype) fail(name, name_of(matrix.dtype), name_of(dtype));
+  require(matrix.rows >= 0, name, matrix.rows, "a number of rows >= 0");
+  require(matrix.row_stride >= matrix.cols, name, matrix.row_stride,
+          "a row stride of at least the number of columns");
+  require_buffer(matrix.data, matrix.rows * matrix.cols, dtype, name);
+}
+
+// A stretch of memory with the name of its argument.
+struct Stretch {
+  const char* name;
+  const void* data;
+  std::size_t bytes;
+};
+
+Stretch stretch_of(const char* name, const ConstMatrix& m) {
+  return {name, m.data, extent_bytes(m.rows, m.cols, m.row_stride, m.dtype)};
+}
+
+// No output may share memory with an input or another output.
+void check_overlaps(const std::vector<Stretch>& inputs, const std::vector<Stretch>& outputs) {
+  for (std::size_t i = 0; i < outputs.size(); ++i) {
+    const auto refuse = [&](const Stretch& other) {
+      if (outputs[i].data != nullptr && other.data != nullptr &&
+          overlap(outputs[i].data, outputs[i].bytes, other.data, other.bytes)) {
+        fail(outputs[i].name, std::string("a buffer that overlaps ") + other.name,
+             "memory of its own");
+      }
+    };
+    for (const Stretch& input : inputs) refuse(input);
+    for (std::size_t j = 0; j < i; ++j) refuse(outputs[j]);
+  }
+}
+
+// The call after its arguments were checked.
+struct LinearLoss {
+  const Backend& backend;
+  const ConstMatrix& hidden;
+  const ConstMatrix& weight;
+  const float* bias;
+  const IndexArray& targets;
+  const CrossEntropyOptions& options;
+  const LinearCrossEntropyOutputs& outputs;
+  double grad_scale;
+
+  static const void* at(const ConstMatrix& matrix, std::int64_t row) {
+    return static_cast<const char*>(matrix.data) + row * matrix.row_stride * size_of(matrix.dtype);
+  }
+  static float* row_of(float* array, std::int64_t row) { return array ? array + row : nullptr; }
+
+  CrossEntropySums chunk(const Workspace& space, std::int64_t first, std::int64_t count) const {
+    const std::int64_t width = hidden.cols, classes = weight.rows;
+    const DType dtype = hidden.dtype;
+    const auto rows_at = [&](const void* array) {
+      return array ? static_cast<const float*>(array) + first : nullptr;
+    };
+    const bool backward = outputs.grad_hidden || outputs.grad_weight || outputs.grad_bias;
+    backend.gemm({false, true, count, classes, width, at(hidden, first), hidden.row_stride,
+                  weight.data, weight.row_stride, space.logits, classes, false, bias, dtype, dtype},
+                 space.gemm);
+    const IndexArray chunk_targets{
+        static_cast<const char*>(targets.data) + first * size_of(targets.dtype), targets.dtype,
+        count};
+    const CrossEntropySums sums = backend.cross_entropy(
+        {DType::f32, space.logits, count, classes, classes, chunk_targets, options.ignore_index,
+         options.class_weight, rows_at(options.token_weight), options.label_smoothing,
+         options.z_loss, options.softcap.value_or(0.0), grad_scale,
+         rows_at(options.grad_output_rows), row_of(outputs.loss, first), row_of(outputs.lse, first),
+         row_of(outputs.entropy, first), backward ? space.logits : nullptr, classes},
+        space.loss);
+    const bool add = outputs.accumulate || first > 0;
+    if (outputs.grad_hidden != nullptr) {
+      char* to = static_cast<char*>(outputs.grad_hidden) +
+                 first * outputs.grad_hidden_row_stride * size_of(dtype);
+      const bool direct = dtype == DType::f32;
+      float* result = direct ? reinterpret_cast<float*>(to) : space.grad_hidden;
+      const std::int64_t stride = direct ? outputs.grad_hidden_row_stride : width;
+      backend.gemm({false, false, count, width, classes, space.logits, classes, weight.data,
+                    weight.row_stride, result, stride, false, nullptr, DType::f32, dtype},
+                   space.gemm);
+      if (!direct) {
+        backend.convert({result, DType::f32, count, width, width}, to, dtype,
+                        outputs.grad_hidden_row_stride);
+      }
+    }
+    if (outputs.grad_weight != nullptr) {
+      backend.gemm({true, false, classes, width, count, space.logits, classes, at(hidden, first),
+                    hidden.row_stride, outputs.grad_weight, width, add, nullptr, DType::f32, dtype},
+                   space.gemm);
+    }
+    if (outputs.grad_bias != nullptr) {
+      backend.column_sum(space.logits, count, classes, outputs.grad_bias, add);
+    }
+    return sums;
+  }
+};
+
+}  // namespace
+
+std::size_t linear_cross_entropy_workspace_bytes(std::int64_t rows, std::int64_t width,
+                                                 std::int64_t classes, DType dtype,
+                                                 const CrossEntropyOptions& options,
+                                                 std::size_t max_bytes) {
+  require(rows >= 0, "rows", rows, "a number >= 0");
+  require(width >= 1, "width", width, "at least one");
+  require(classes >= 1, "classes", classes, "at least one class");
+  const Backend& backend = cpu::backend();
+  const Shape shape{rows, width, classes, dtype};
+  const Chunks chunks{backend, shape, options};
+  return chunks.bytes(chunks.rows(max_bytes), 0);
+}
+
+CrossEntropyResult linear_cross_entropy(const ConstMatrix& hidden_in, const ConstMatrix& weight_in,
+                                        const void* bias, const IndexArray& targets,
+                                        const CrossEntropyOptions& options,
+                                        const LinearCrossEntropyOutputs& outputs_in,
+                                        void* workspace, std::size_t workspace_bytes,
+                                        Device device) {
+  ConstMatrix hidden = hidden_in, weight = weight_in;
+  LinearCrossEntropyOutputs outputs = outputs_in;
+  if (hidden.row_stride == 0) hidden.row_stride = hidden.cols;
+  if (weight.row_stride == 0) weight.row_stride = weight.cols;
+  if (outputs.grad_hidden_row_stride == 0) outputs.grad_hidden_row_stride = hidden.cols;
+  const std::int64_t rows = hidden.rows, width = hidden.cols, classes = weight.rows;
+  const DType dtype = hidden.dtype;
+
+  if (dtype != DType::f32 && dtype != DType::bf16 && dtype != DType::f16) {
+    fail("hidden", name_of(dtype), "float32, bfloat16 or float16");
+  }
+  check_matrix(hidden, dtype, "hidden");
+  check_matrix(weight, dtype, "weight");
+  require(width >= 1, "hidden", width, "at least one column");
+  require(weight.cols == width, "weight", weight.cols, "as many columns as hidden");
+  require(classes >= 1, "weight", classes, "at least one row, one a class");
+  require_buffer(bias, 0, dtype, "bias");
+  check_loss_options(options, rows, classes, DType::f32, outputs.loss != nullptr);
+  check_index_array(targets, rows);
+  require_buffer(outputs.grad_hidden, 0, dtype, "grad_hidden");
+  require(outputs.grad_hidden_row_stride >= width, "grad_hidden", outputs.grad_hidden_row_stride,
+          "a row stride of at least the number of columns");
+  if (outputs.grad_bias != nullptr && bias == nullptr) {
+    fail("grad_bias", "a buffer without a bias", "none");
+  }
+  const std::size_t row_bytes = static_cast<std::size_t>(rows) * sizeof(float);
+  const std::size_t class_bytes = static_cast<std::size_t>(classes) * sizeof(float);
+  check_overlaps(
+      {stretch_of("hidden", hidden),
+       stretch_of("weight", weight),
+       {"bias", bias, static_cast<std::size_t>(classes * size_of(dtype))},
+       {"targets", targets.data, static_cast<std::size_t>(rows * size_of(targets.dtype))},
+       {"class_weight", options.class_weight, class_bytes},
+       {"token_weight", options.token_weight, row_bytes},
+       {"grad_output", options.grad_output_rows, row_bytes}},
+      {{"loss", outputs.loss, row_bytes},
+       {"lse", outputs.lse, row_bytes},
+       {"entropy", outputs.entropy, row_bytes},
+       stretch_of("grad_hidden",
+                  {outputs.grad_hidden, dtype, rows, width, outputs.grad_hidden_row_stride}),
+       {"grad_weight", outputs.grad_weight, class_bytes * static_cast<std::size_t>(width)},
+       {"grad_bias", outputs.grad_bias, class_bytes}});
+
+  const Backend& backend = backend_of(device);
+  CrossEntropyResult result;
+  backend.together([&] {  // inside, the number of threads stays, and with it the workspace
+    const Shape shape{rows, width, classes, dtype};
+    const Chunks chunks{backend, shape, options};
+    require_workspace(workspace, workspace_bytes, chunks.bytes(1, 0));
+    const std::int64_t step = chunks.rows(workspace_bytes - chunks.extra_bytes());
+    const Workspace space(backend, shape, step, options, 0, workspace);
+    const TargetTotals totals = backend.check_targets(targets, classes, DType::f32, options);
+    const LossScale scale = loss_scale(options, totals);
+    const float* bias_f32 = static_cast<const float*>(bias);
+    if (bias != nullptr && dtype != DType::f32) {
+      backend.convert({bias, dtype, 1, classes, classes}, space.bias, DType::f32, classes);
+      bias_f32 = space.bias;
+    }
+    const LinearLoss call{backend, hidden,  weight,  bias_f32,
+                          targets, options, outputs, options.grad_output * scale.factor};
+    CrossEntropySums sums;
+    for (std::int64_t first = 0; first < rows; first += step) {
+      const CrossEntropySums part = call.chunk(space, first, std::min(step, rows - first));
+      sums.loss += part.loss;
+      sums.correct += part.correct;
+    }
+    if (rows == 0 && !outputs.accumulate) {
+      if (outputs.grad_weight) std::fill_n(outputs.grad_weight, classes * width, 0.0f);
+      if (outputs.grad_bias) std::fill_n(outputs.grad_bias, classes, 0.0f);
+    }
+    result = loss_result(options, totals, scale, sums);
+  });
+  return result;
+}
+
+}  // namespace flatstep

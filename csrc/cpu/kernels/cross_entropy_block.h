@@ -1,0 +1,292 @@
+// The loops over one block of classes: maximum, softcap, sums of exponentials, gradient. The
+// formulae are in flatstep/loss.h.
+#pragma once
+
+#include <algorithm>
+#include <type_traits>
+
+#include "cpu/kernels/element.h"
+#include "cpu/kernels/math.h"
+
+namespace flatstep::cpu::FLATSTEP_ISA {
+namespace {
+
+constexpr std::int64_t kBlock = CrossEntropyBlock::kClasses;
+
+template <class T>
+using Accumulate = typename Element<T>::Accumulate;
+
+template <class A>
+constexpr A kInfinite = std::numeric_limits<A>::infinity();
+
+enum class Smoothing { none, uniform, weighted };
+
+// The exponentials of a block are taken in units of exp(shift + exponent ln2), near the maximum.
+// Up to 2^14 the unit is a power of two: then no logit is rounded by a shift, and the units of
+// blocks differ by exact factors.
+template <class A>
+struct Unit {
+  std::int32_t exponent = 0;
+
+  // Whether the unit can be a power of two.
+  static bool in_range(A maximum) {
+    return (maximum >= A(-16384) && maximum <= A(16384)) || maximum == -kInfinite<A>;
+  }
+  explicit Unit(A maximum) {
+    if (maximum != -kInfinite<A>) {
+      exponent = static_cast<std::int32_t>(maximum * A(1.4426950408889634));
+    }
+  }
+
+  // Arguments of scaled_exp. The results stay above the smallest normal number.
+  A cutoff() const {
+    constexpr double kLowest = std::is_same_v<A, float> ? -125.5 : -1021.5;
+    return static_cast<A>((static_cast<double>(exponent) + kLowest) * kLn2High);
+  }
+  auto bias() const {
+    using Bits = std::conditional_t<std::is_same_v<A, float>, std::uint32_t, std::uint64_t>;
+    return static_cast<Bits>((std::is_same_v<A, float> ? 127 : 1023) - exponent);
+  }
+};
+
+// `size` lanes from p, the others from `rest`.
+template <class T, class V>
+V load_some(const T* p, std::int64_t size, V rest) {
+  using A = Accumulate<T>;
+  alignas(kVectorBytes) A lanes[kLanesOf<A>];
+  store_vector<A>(lanes, rest);
+  for (std::int64_t j = 0; j < size; ++j) lanes[j] = Element<T>::load(p[j]);
+  return load_vector<A>(lanes);
+}
+
+template <class T, class V>
+void store_some(T* p, std::int64_t size, V v) {
+  using A = Accumulate<T>;
+  alignas(kVectorBytes) A lanes[kLanesOf<A>];
+  store_vector<A>(lanes, v);
+  for (std::int64_t j = 0; j < size; ++j) p[j] = Element<T>::store(lanes[j]);
+}
+
+// Loads the lanes from j on; classes beyond `size` are masked.
+template <class T>
+Vector<Accumulate<T>> load_logits(const T* x, std::int64_t j, std::int64_t size) {
+  using A = Accumulate<T>;
+  if (size - j >= kLanesOf<A>) return Element<T>::load_lanes(x + j);
+  return load_some(x + j, size - j, splat<Vector<A>>(-kInfinite<A>));
+}
+
+template <class A>
+A largest_lane(Vector<A> v) {
+  A largest = v[0];
+  for (int i = 1; i < kLanesOf<A>; ++i) largest = v[i] > largest ? v[i] : largest;
+  return largest;
+}
+
+// The sum of the lanes, in double.
+template <class A>
+double sum_lanes(Vector<A> a, Vector<A> b) {
+  alignas(kVectorBytes) A lanes[2][kLanesOf<A>];
+  store_vector<A>(lanes[0], a);
+  store_vector<A>(lanes[1], b);
+  double sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int i = 0; i < kLanesOf<A>; ++i) {
+    sum += static_cast<double>(lanes[0][i]) + static_cast<double>(lanes[1][i]);
+  }
+  return sum;
+}
+
+template <class T>
+Accumulate<T> maximum_of(const T* x, std::int64_t size) {
+  using A = Accumulate<T>;
+  using V = Vector<A>;
+  V first = splat<V>(-kInfinite<A>), second = first;
+  for (std::int64_t j = 0; j < size; j += 2 * kLanesOf<A>) {
+    const V v = load_logits(x, j, size);
+    first = v > first ? v : first;
+    if (j + kLanesOf<A> >= size) break;
+    const V w = load_logits(x, j + kLanesOf<A>, size);
+    second = w > second ? w : second;
+  }
+  return largest_lane<A>(first > second ? first : second);
+}
+
+template <class T>
+std::int64_t count_equal(const T* x, std::int64_t size, Accumulate<T> value) {
+  std::int64_t count = 0;
+  for (std::int64_t j = 0; j < size; ++j) count += Element<T>::load(x[j]) == value ? 1 : 0;
+  return count;
+}
+
+// c tanh(x / c) and its slope, through q = exp(-2 |x| / c):
+// tanh(|x| / c) = (1 - q) / (1 + q), slope 4 q / (1 + q)^2.
+inline double cap(double x, double softcap, double& slope) {
+  const double exponent = std::fabs(x) * (-2.0 / softcap);
+  double power, tail;
+  exp_parts(exponent < -708.0 ? -708.0 : exponent, std::uint64_t{1023}, power, tail);
+  const double q = exponent < -708.0 ? 0.0 : multiply_add(power, tail, power);
+  const double less_one = multiply_add(power, tail, power - 1.0);  // q - 1 without cancellation
+  const double inverse = 1.0 / (1.0 + q);
+  slope = 4.0 * q * inverse * inverse;
+  return std::copysign(softcap * (-less_one * inverse), x);
+}
+
+// x - top of each logit, for logits too large for a unit without a shift.
+template <class T, class A>
+void shift_block(const T* x, std::int64_t size, double top, A* high, A* low) {
+#pragma omp simd
+  for (std::int64_t j = 0; j < size; ++j) {
+    high[j] = Element<T>::load(x[j]) - static_cast<A>(top);
+    low[j] = 0;
+  }
+}
+
+// y - top of each logit under softcap as the sum of two numbers, and dy / dx. A masked class stays
+// masked.
+template <class T, class A>
+void cap_block(const T* x, std::int64_t size, double softcap, double top, A* high, A* low,
+               A* slopes) {
+#pragma omp simd
+  for (std::int64_t j = 0; j < size; ++j) {
+    const auto value = static_cast<double>(Element<T>::load(x[j]));
+    const bool masked = value == -kInfinite<double>;
+    double slope;
+    const double shifted = cap(value, softcap, slope) - top;
+    const A rounded = static_cast<A>(shifted);
+    high[j] = masked ? -kInfinite<A> : rounded;
+    low[j] = masked ? A(0) : static_cast<A>(shifted - static_cast<double>(rounded));
+    slopes[j] = masked ? A(0) : static_cast<A>(slope);
+  }
+}
+
+// What the loop over a block reads and fills.
+template <class T>
+struct BlockArguments {
+  using A = Accumulate<T>;
+  const T* x;
+  const A* low;   // with Split the logits are x + low
+  const T* next;  // as many logits as x
+  std::int64_t size;
+  A maximum;
+  Unit<A> unit;
+  const A* weights;
+  A* exponentials;  // null: not kept
+};
+
+template <class A>
+struct LaneSums {
+  using V = Vector<A>;
+  V total{}, rest{}, weighted{}, logits{}, allowed{}, unmasked{};
+  V ahead = splat<V>(-kInfinite<A>);
+};
+
+// One vector of a block.
+template <Smoothing kSmoothing, bool Split, class T>
+inline __attribute__((always_inline)) void sum_vector(const BlockArguments<T>& block,
+                                                      std::int64_t j, std::int64_t size,
+                                                      LaneSums<Accumulate<T>>& sums) {
+  using A = Accumulate<T>;
+  using V = Vector<A>;
+  constexpr bool kSmooth = kSmoothing != Smoothing::none;
+  const bool whole = size - j >= kLanesOf<A>;
+  const V minus_infinity = splat<V>(-kInfinite<A>);
+  const V maximum = splat<V>(block.maximum);
+  const V reference = splat<V>(block.maximum == -kInfinite<A> ? A(0) : block.maximum);
+  const V cutoff = splat<V>(block.unit.cutoff());
+
+  const V x = load_logits(block.x, j, size);
+  if (!Split) {
+    const V next = load_logits(block.next, j, size);
+    __builtin_prefetch(block.next + j + 8192);
+    sums.ahead = next > sums.ahead ? next : sums.ahead;
+  }
+  V e = scaled_exp(x, cutoff, block.unit.bias());
+  if (Split) {
+    const V low = whole ? load_vector(block.low + j) : load_some(block.low + j, size - j, V{});
+    e = multiply_add(e, low, e);
+  }
+  sums.total += e;
+  // Beside the largest the small terms would lose their digits.
+  sums.rest += x >= maximum ? V{} : e;
+  const V below = x - reference;
+  sums.weighted = multiply_add(e, x < cutoff ? V{} : below, sums.weighted);
+  if (kSmooth) {
+    const V weight = kSmoothing != Smoothing::weighted ? splat<V>(A(1))
+                     : whole ? load_vector(block.weights + j)
+                             : load_some(block.weights + j, size - j, V{});
+    sums.logits += x == minus_infinity ? V{} : weight * below;
+    if (kSmoothing == Smoothing::weighted) sums.allowed += x == minus_infinity ? V{} : weight;
+    sums.unmasked += x == minus_infinity ? V{} : splat<V>(A(1));
+    e = x == minus_infinity ? splat<V>(A(-1)) : e;
+  }
+  if (block.exponentials == nullptr) return;
+  if (whole) {
+    store_vector<A>(block.exponentials + j, e);
+  } else {
+    store_some(block.exponentials + j, size - j, e);
+  }
+}
+
+// Fills `sums`, keeps the exponentials, and returns the maximum of the logits at `next`: reading
+// the next block here overlaps with the arithmetic. When smoothing, a masked class keeps -1, which
+// tells it from one that underflowed.
+template <Smoothing kSmoothing, bool Split, class T>
+Accumulate<T> sum_block(const BlockArguments<T>& block, CrossEntropyBlock& sums) {
+  using A = Accumulate<T>;
+  LaneSums<A> even, odd;
+  const std::int64_t size = block.size;
+  std::int64_t j = 0;
+  for (; j + 2 * kLanesOf<A> <= size; j += 2 * kLanesOf<A>) {
+    sum_vector<kSmoothing, Split>(block, j, kBlock + j, even);
+    sum_vector<kSmoothing, Split>(block, j + kLanesOf<A>, kBlock + j + kLanesOf<A>, odd);
+  }
+  for (; j < size; j += kLanesOf<A>) sum_vector<kSmoothing, Split>(block, j, size, even);
+  sums.total = sum_lanes<A>(even.total, odd.total);
+  sums.rest = sum_lanes<A>(even.rest, odd.rest);
+  sums.weighted = sum_lanes<A>(even.weighted, odd.weighted);
+  sums.logits = sums.allowed = 0;
+  sums.unmasked = 0;
+  if (kSmoothing != Smoothing::none) {
+    sums.logits = sum_lanes<A>(even.logits, odd.logits);
+    const double unmasked = sum_lanes<A>(even.unmasked, odd.unmasked);
+    sums.unmasked = static_cast<std::int64_t>(unmasked);
+    sums.allowed =
+        kSmoothing == Smoothing::weighted ? sum_lanes<A>(even.allowed, odd.allowed) : unmasked;
+  }
+  return largest_lane<A>(even.ahead > odd.ahead ? even.ahead : odd.ahead);
+}
+
+// grad = (e factor - spread w) slope; 0 for masked classes, whose e is -1 when smoothing.
+template <Smoothing kSmoothing, bool Capped, class T, class A>
+void gradient_block(const A* exponentials, std::int64_t size, A factor, A spread, const A* weights,
+                    const A* slopes, T* grad) {
+  using V = Vector<A>;
+  constexpr bool kSmooth = kSmoothing != Smoothing::none;
+  const auto gradient = [&](std::int64_t j, std::int64_t count) {
+    const auto lanes = [&](const A* array) {
+      return count >= kLanesOf<A> ? load_vector(array + j) : load_some(array + j, count, V{});
+    };
+    const V e = lanes(exponentials);
+    V result;
+    if (kSmooth) {
+      V share = splat<V>(spread);
+      if (kSmoothing == Smoothing::weighted) share = spread * lanes(weights);
+      result = multiply_add(e, splat<V>(factor), -share);
+      result = e == splat<V>(A(-1)) ? V{} : result;
+    } else {
+      result = e * factor;
+    }
+    if (Capped) result *= lanes(slopes);
+    if (count >= kLanesOf<A>) {
+      Element<T>::store_lanes(grad + j, result);
+    } else {
+      store_some(grad + j, count, result);
+    }
+  };
+  std::int64_t j = 0;
+  for (; j + kLanesOf<A> <= size; j += kLanesOf<A>) gradient(j, kLanesOf<A>);
+  if (j < size) gradient(j, size - j);
+}
+
+}  // namespace
+}  // namespace flatstep::cpu::FLATSTEP_ISA

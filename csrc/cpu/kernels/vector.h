@@ -1,0 +1,169 @@
+// Vectors of this instruction set, their bits and the fused multiply-add. Included only by files
+// that are compiled once per instruction set.
+#pragma once
+
+#if defined(__AVX__)
+#  include <immintrin.h>
+#elif defined(__aarch64__)
+#  include <arm_neon.h>
+#endif
+
+#include <cstdint>
+#include <cstring>
+
+#include "cpu/kernels/table.h"
+
+#ifndef FLATSTEP_ISA
+#  error "FLATSTEP_ISA names the namespace of this instruction set"
+#endif
+
+namespace flatstep::cpu::FLATSTEP_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int kVectorBytes = 64;
+#elif defined(__AVX__)
+constexpr int kVectorBytes = 32;
+#else
+constexpr int kVectorBytes = 16;
+#endif
+
+template <class T>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(kVectorBytes)));
+};
+template <>
+struct VectorOf<std::uint16_t> {  // as many elements as a vector of float has
+  typedef std::uint16_t type __attribute__((vector_size(kVectorBytes / 2)));
+};
+
+// A register full of numbers. Loops that compilers do not vectorise well are written with these;
+// the functions below take them and single numbers alike.
+template <class T>
+using Vector = typename VectorOf<T>::type;
+
+template <class T>
+constexpr std::int64_t kLanesOf = kVectorBytes / static_cast<std::int64_t>(sizeof(T));
+
+inline std::uint32_t bits_of(float x) {
+  std::uint32_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+inline float float_of(std::uint32_t bits) {
+  float x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+inline std::uint64_t bits_of(double x) {
+  std::uint64_t bits;
+  std::memcpy(&bits, &x, sizeof bits);
+  return bits;
+}
+
+inline double float_of(std::uint64_t bits) {
+  double x;
+  std::memcpy(&x, &bits, sizeof x);
+  return x;
+}
+
+inline Vector<std::uint32_t> bits_of(Vector<float> x) { return (Vector<std::uint32_t>)x; }
+inline Vector<float> float_of(Vector<std::uint32_t> bits) { return (Vector<float>)bits; }
+inline Vector<std::uint64_t> bits_of(Vector<double> x) { return (Vector<std::uint64_t>)x; }
+inline Vector<double> float_of(Vector<std::uint64_t> bits) { return (Vector<double>)bits; }
+
+// a * b + c, rounded once where the instruction set can do it. The library's fma() on a machine
+// without the instruction is a hundred times slower than the two roundings it would save.
+#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+#  define FLATSTEP_HAS_FMA 1
+inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
+inline double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
+#else
+#  define FLATSTEP_HAS_FMA 0
+inline float multiply_add(float a, float b, float c) { return a * b + c; }
+inline double multiply_add(double a, double b, double c) { return a * b + c; }
+#endif
+
+// GCC has no generic function for this.
+#if defined(__AVX512F__)
+inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm512_fmadd_ps(a, b, c);
+}
+inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return _mm512_fmadd_pd(a, b, c);
+}
+#elif defined(__AVX__) && defined(__FMA__)
+inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return _mm256_fmadd_ps(a, b, c);
+}
+inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return _mm256_fmadd_pd(a, b, c);
+}
+#elif defined(__aarch64__)
+inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return vfmaq_f32(c, a, b);
+}
+inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return vfmaq_f64(c, a, b);
+}
+#else
+inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
+  return a * b + c;
+}
+inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<double> c) {
+  return a * b + c;
+}
+#endif
+
+// 16-bit numbers to 32 bits and back. GCC splits the generic conversion in two, and warns of the
+// unmasked forms.
+#if defined(__AVX512F__)
+constexpr __mmask16 kAllLanes = 0xffff;
+#endif
+
+inline Vector<std::uint32_t> widen(Vector<std::uint16_t> half) {
+#if defined(__AVX512F__)
+  return (Vector<std::uint32_t>)_mm512_maskz_cvtepu16_epi32(kAllLanes, (__m256i)half);
+#elif defined(__AVX2__)
+  return (Vector<std::uint32_t>)_mm256_cvtepu16_epi32((__m128i)half);
+#else
+  return __builtin_convertvector(half, Vector<std::uint32_t>);
+#endif
+}
+
+inline Vector<std::uint16_t> narrow(Vector<std::uint32_t> word) {
+#if defined(__AVX512F__)
+  return (Vector<std::uint16_t>)_mm512_maskz_cvtepi32_epi16(kAllLanes, (__m512i)word);
+#else
+  return __builtin_convertvector(word, Vector<std::uint16_t>);
+#endif
+}
+
+// value in every lane, or value.
+template <class F, class T>
+inline F splat(T value) {
+  return F{} + value;
+}
+
+template <class T>
+inline Vector<T> load_vector(const T* p) {
+  Vector<T> v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+template <class T>
+inline void store_vector(T* p, Vector<T> v) {
+  std::memcpy(p, &v, sizeof v);
+}
+
+// sum * r + constant
+template <class F, class T>
+inline F horner(F sum, F r, T constant) {
+  return multiply_add(sum, r, splat<F>(constant));
+}
+
+}  // namespace
+}  // namespace flatstep::cpu::FLATSTEP_ISA
