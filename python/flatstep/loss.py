@@ -126,11 +126,11 @@ def cross_entropy(
 
     With ``softcap`` c, ``x`` stands for ``c * tanh(x / c)``, and the gradient goes through it.
     Classes whose logit is -inf are masked, also with softcap: they take no part in the smoothing,
-    and V counts the others. A term whose weight is 0 is 0, whatever it multiplies. A row with a NaN,
-    or with every class masked, has a NaN loss and gradient; other rows are not touched by it.
+    and V counts the others. A term whose weight is 0 is 0, whatever it multiplies. A row with a
+    NaN, or with every class masked, has a NaN loss and gradient; other rows are not touched by it.
 
     Arithmetic is float32 for float32, bfloat16 and float16 logits, with sums in float64, and
-    float64 for float64. For float32 the error of a row's loss is at most 4 ULP, that of the gradient
+    float64 for float64. For float32 the error of a row's loss is at most 4 ULP, the gradient's
     8 ULP of the row's largest probability times its factor; a 16-bit gradient is the float32 one
     rounded once. A row's results have the same bits in any batch and for any number of threads.
 
