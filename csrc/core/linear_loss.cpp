@@ -59,7 +59,7 @@ struct Chunks {
   }
   std::size_t extra_bytes() const { return bytes(1, 0) - bytes(1, 1); }
 
-  // Rows of each chunk but the last: as equal as they can be, and a multiple of 48, which suits the
+  // Rows of each chunk but the last: as equal as they can be, and a multiple of 12, which suits the
   // tiles of the products, where that fits.
   std::int64_t rows(std::size_t most_bytes) const {
     if (most_bytes < bytes(1, 1)) {
@@ -74,7 +74,7 @@ struct Chunks {
     const std::int64_t rows = std::max<std::int64_t>(1, shape.rows);
     const std::int64_t chunks = (rows + most - 1) / most;
     const std::int64_t equal = (rows + chunks - 1) / chunks;
-    return std::min(most, (equal + 47) / 48 * 48);
+    return std::min(most, (equal + 11) / 12 * 12);
   }
 };
 

@@ -57,9 +57,8 @@ void check_class_weight(const void* weights, std::int64_t classes) {
 // ---- rows --------------------------------------------------------------------------------------
 
 constexpr std::int64_t kBlock = CrossEntropyBlock::kClasses;
-// Logits of one task over rows, and classes of one task over parts of a row.
+// Logits of one task over rows.
 constexpr std::int64_t kTaskElements = 32768;
-constexpr std::int64_t kTaskBlocks = 8;
 
 std::int64_t rows_per_task(std::int64_t classes) {
   return std::max<std::int64_t>(1, kTaskElements / classes);
@@ -114,17 +113,19 @@ struct Workspace {
 void split_rows(const CrossEntropyRows& rows, const CrossEntropyKernels& kernel,
                 const CrossEntropyScratch& scratch, CrossEntropySums* sums) {
   const std::int64_t blocks = (rows.classes + kBlock - 1) / kBlock;
+  // A few stretches a worker even out their speeds.
+  const std::int64_t stretch = (blocks + 4 * worker_count() - 1) / (4 * worker_count());
   CrossEntropyGroup group;
   for (std::int64_t row = 0; row < rows.rows; ++row) {
     group.rows = 0;
     sums[row] = {};
     if (!kernel.prepare(rows, row, group)) continue;
-    parallel_ranges(blocks, kTaskBlocks, [&](std::int64_t begin, std::int64_t end) {
+    parallel_ranges(blocks, stretch, [&](std::int64_t begin, std::int64_t end) {
       kernel.sum_blocks(rows, group, begin, end, scratch);
     });
     sums[row] = kernel.finish(rows, group, scratch);
     if (rows.grad == nullptr) continue;
-    parallel_ranges(blocks, kTaskBlocks, [&](std::int64_t begin, std::int64_t end) {
+    parallel_ranges(blocks, stretch, [&](std::int64_t begin, std::int64_t end) {
       kernel.write_gradient(rows, group, begin, end, scratch);
     });
   }

@@ -1,5 +1,9 @@
 #include <pybind11/stl.h>
 
+#if defined(__linux__)
+#  include <sys/mman.h>
+#endif
+
 #include <new>
 #include <optional>
 #include <vector>
@@ -81,17 +85,24 @@ T* data_or_null(const std::optional<ArrayArg>& array) {
   return array ? array->as<T>() : nullptr;
 }
 
-// Memory whose contents do not matter, aligned to a cache line.
+// Memory whose contents do not matter. Much of it comes in huge pages where the system has them: a
+// page fault for each 4 KB would cost as much as a pass over the memory.
 class Scratch {
  public:
-  explicit Scratch(std::size_t bytes) : memory_(::operator new(bytes, kAlignment)) {}
-  ~Scratch() { ::operator delete(memory_, kAlignment); }
+  explicit Scratch(std::size_t bytes)
+      : alignment_{bytes < kHugePage ? 64 : kHugePage}, memory_(::operator new(bytes, alignment_)) {
+#if defined(__linux__)
+    if (bytes >= kHugePage) madvise(memory_, bytes, MADV_HUGEPAGE);
+#endif
+  }
+  ~Scratch() { ::operator delete(memory_, alignment_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   void* data() const { return memory_; }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
+  static constexpr std::size_t kHugePage = std::size_t{1} << 21;
+  const std::align_val_t alignment_;
   void* memory_;
 };
 

@@ -13,6 +13,9 @@ namespace {
 
 constexpr std::int64_t kBlock = CrossEntropyBlock::kClasses;
 
+// Logits between those that are read ahead and those that are prefetched.
+constexpr std::int64_t kPrefetch = 2048;
+
 template <class T>
 using Accumulate = typename Element<T>::Accumulate;
 
@@ -67,18 +70,21 @@ void store_some(T* p, std::int64_t size, V v) {
   for (std::int64_t j = 0; j < size; ++j) p[j] = Element<T>::store(lanes[j]);
 }
 
-// Loads the lanes from j on; classes beyond `size` are masked.
-template <class T>
-Vector<Accumulate<T>> load_logits(const T* x, std::int64_t j, std::int64_t size) {
+// A vector of logits; if it is not whole, only `size` are there and the other classes are masked.
+template <class T, bool Whole>
+Vector<Accumulate<T>> load_logits(const T* x, std::int64_t size) {
   using A = Accumulate<T>;
-  if (size - j >= kLanesOf<A>) return Element<T>::load_lanes(x + j);
-  return load_some(x + j, size - j, splat<Vector<A>>(-kInfinite<A>));
+  if (Whole) return Element<T>::load_lanes(x);
+  return load_some(x, size, splat<Vector<A>>(-kInfinite<A>));
 }
 
 template <class A>
 A largest_lane(Vector<A> v) {
-  A largest = v[0];
-  for (int i = 1; i < kLanesOf<A>; ++i) largest = v[i] > largest ? v[i] : largest;
+  alignas(kVectorBytes) A lanes[kLanesOf<A>];
+  store_vector<A>(lanes, v);
+  A largest = lanes[0];
+#pragma omp simd reduction(max : largest)
+  for (int i = 0; i < kLanesOf<A>; ++i) largest = lanes[i] > largest ? lanes[i] : largest;
   return largest;
 }
 
@@ -101,13 +107,16 @@ Accumulate<T> maximum_of(const T* x, std::int64_t size) {
   using A = Accumulate<T>;
   using V = Vector<A>;
   V first = splat<V>(-kInfinite<A>), second = first;
-  for (std::int64_t j = 0; j < size; j += 2 * kLanesOf<A>) {
-    const V v = load_logits(x, j, size);
-    first = v > first ? v : first;
-    if (j + kLanesOf<A> >= size) break;
-    const V w = load_logits(x, j + kLanesOf<A>, size);
-    second = w > second ? w : second;
+  const auto take = [](V v, V& largest) { largest = v > largest ? v : largest; };
+  std::int64_t j = 0;
+  for (; j + 2 * kLanesOf<A> <= size; j += 2 * kLanesOf<A>) {
+    take(load_logits<T, true>(x + j, size), first);
+    take(load_logits<T, true>(x + j + kLanesOf<A>, size), second);
   }
+  for (; j + kLanesOf<A> <= size; j += kLanesOf<A>) {
+    take(load_logits<T, true>(x + j, size), first);
+  }
+  if (j < size) take(load_logits<T, false>(x + j, size - j), second);
   return largest_lane<A>(first > second ? first : second);
 }
 
@@ -180,73 +189,78 @@ struct LaneSums {
   V ahead = splat<V>(-kInfinite<A>);
 };
 
-// One vector of a block.
+// Fills `sums`, keeps the exponentials, and returns the maximum of the logits at `next`: reading
+// the next block here overlaps with the arithmetic, and what comes after it is prefetched. When
+// smoothing, a masked class keeps -1, which tells it from one that underflowed.
 template <Smoothing kSmoothing, bool Split, class T>
-inline __attribute__((always_inline)) void sum_vector(const BlockArguments<T>& block,
-                                                      std::int64_t j, std::int64_t size,
-                                                      LaneSums<Accumulate<T>>& sums) {
+Accumulate<T> sum_block(const BlockArguments<T>& arguments, CrossEntropyBlock& sums) {
   using A = Accumulate<T>;
   using V = Vector<A>;
   constexpr bool kSmooth = kSmoothing != Smoothing::none;
-  const bool whole = size - j >= kLanesOf<A>;
+  // Copies, because the stores below might overwrite what a reference refers to.
+  const BlockArguments<T> block = arguments;
+  const std::int64_t size = block.size;
   const V minus_infinity = splat<V>(-kInfinite<A>);
   const V maximum = splat<V>(block.maximum);
   const V reference = splat<V>(block.maximum == -kInfinite<A> ? A(0) : block.maximum);
   const V cutoff = splat<V>(block.unit.cutoff());
+  const auto bias = block.unit.bias();
 
-  const V x = load_logits(block.x, j, size);
-  if (!Split) {
-    const V next = load_logits(block.next, j, size);
-    __builtin_prefetch(block.next + j + 8192);
-    sums.ahead = next > sums.ahead ? next : sums.ahead;
-  }
-  V e = scaled_exp(x, cutoff, block.unit.bias());
-  if (Split) {
-    const V low = whole ? load_vector(block.low + j) : load_some(block.low + j, size - j, V{});
-    e = multiply_add(e, low, e);
-  }
-  sums.total += e;
-  // Beside the largest the small terms would lose their digits.
-  sums.rest += x >= maximum ? V{} : e;
-  const V below = x - reference;
-  sums.weighted = multiply_add(e, x < cutoff ? V{} : below, sums.weighted);
-  if (kSmooth) {
-    const V weight = kSmoothing != Smoothing::weighted ? splat<V>(A(1))
-                     : whole ? load_vector(block.weights + j)
-                             : load_some(block.weights + j, size - j, V{});
-    sums.logits += x == minus_infinity ? V{} : weight * below;
-    if (kSmoothing == Smoothing::weighted) sums.allowed += x == minus_infinity ? V{} : weight;
-    sums.unmasked += x == minus_infinity ? V{} : splat<V>(A(1));
-    e = x == minus_infinity ? splat<V>(A(-1)) : e;
-  }
-  if (block.exponentials == nullptr) return;
-  if (whole) {
-    store_vector<A>(block.exponentials + j, e);
-  } else {
-    store_some(block.exponentials + j, size - j, e);
-  }
-}
+  const auto add = [&](std::int64_t j, auto whole,
+                       LaneSums<A>& lanes) __attribute__((always_inline)) {
+    const auto load = [&](const A* array) {
+      return whole ? load_vector(array + j) : load_some(array + j, size - j, V{});
+    };
+    const V x = load_logits<T, whole>(block.x + j, size - j);
+    if (!Split) {
+      const V next = load_logits<T, whole>(block.next + j, size - j);
+      lanes.ahead = next > lanes.ahead ? next : lanes.ahead;
+      __builtin_prefetch(block.next + j + kPrefetch);
+    }
+    V e = scaled_exp(x, cutoff, bias);
+    if (Split) e = multiply_add(e, load(block.low), e);
+    lanes.total += e;
+    // Beside the largest the small terms would lose their digits.
+    lanes.rest += x >= maximum ? V{} : e;
+    const V below = x - reference;
+    lanes.weighted = multiply_add(e, x < cutoff ? V{} : below, lanes.weighted);
+    if (kSmooth) {
+      if (kSmoothing == Smoothing::weighted) {
+        const V weight = load(block.weights);
+        lanes.logits += x == minus_infinity ? V{} : weight * below;
+        lanes.allowed += x == minus_infinity ? V{} : weight;
+      } else {
+        lanes.logits += x == minus_infinity ? V{} : below;
+      }
+      lanes.unmasked += x == minus_infinity ? V{} : splat<V>(A(1));
+      e = x == minus_infinity ? splat<V>(A(-1)) : e;
+    }
+    if (block.exponentials == nullptr) return;
+    if (whole) {
+      store_vector<A>(block.exponentials + j, e);
+    } else {
+      store_some(block.exponentials + j, size - j, e);
+    }
+  };
 
-// Fills `sums`, keeps the exponentials, and returns the maximum of the logits at `next`: reading
-// the next block here overlaps with the arithmetic. When smoothing, a masked class keeps -1, which
-// tells it from one that underflowed.
-template <Smoothing kSmoothing, bool Split, class T>
-Accumulate<T> sum_block(const BlockArguments<T>& block, CrossEntropyBlock& sums) {
-  using A = Accumulate<T>;
   LaneSums<A> even, odd;
-  const std::int64_t size = block.size;
   std::int64_t j = 0;
   for (; j + 2 * kLanesOf<A> <= size; j += 2 * kLanesOf<A>) {
-    sum_vector<kSmoothing, Split>(block, j, kBlock + j, even);
-    sum_vector<kSmoothing, Split>(block, j + kLanesOf<A>, kBlock + j + kLanesOf<A>, odd);
+    add(j, std::true_type{}, even);
+    add(j + kLanesOf<A>, std::true_type{}, odd);
   }
-  for (; j < size; j += kLanesOf<A>) sum_vector<kSmoothing, Split>(block, j, size, even);
+  if (j + kLanesOf<A> <= size) {
+    add(j, std::true_type{}, even);
+    j += kLanesOf<A>;
+  }
+  if (j < size) add(j, std::false_type{}, odd);
+
   sums.total = sum_lanes<A>(even.total, odd.total);
   sums.rest = sum_lanes<A>(even.rest, odd.rest);
   sums.weighted = sum_lanes<A>(even.weighted, odd.weighted);
   sums.logits = sums.allowed = 0;
   sums.unmasked = 0;
-  if (kSmoothing != Smoothing::none) {
+  if (kSmooth) {
     sums.logits = sum_lanes<A>(even.logits, odd.logits);
     const double unmasked = sum_lanes<A>(even.unmasked, odd.unmasked);
     sums.unmasked = static_cast<std::int64_t>(unmasked);

@@ -80,6 +80,8 @@ inline void transpose_four(const float* from, std::int64_t from_step, float* to,
   for (int j = 0; j < 4; ++j) std::memcpy(to + j * to_step, &column[j], sizeof(Four));
 }
 
+constexpr std::int64_t kPackStretch = 64;
+
 // packed[p * Panel + r] = x[r * step_r + p * step_p] for r < valid, else 0. One of the steps is 1.
 template <int Panel>
 void pack_panel(const float* x, std::int64_t step_r, std::int64_t step_p, std::int64_t valid,
@@ -90,22 +92,24 @@ void pack_panel(const float* x, std::int64_t step_r, std::int64_t step_p, std::i
     }
     return;
   }
-  std::int64_t r = 0;
-  if (step_p == 1) {
-    const std::int64_t whole = depth / 4 * 4;
-    for (; r + 4 <= valid; r += 4) {
+  const std::int64_t whole_rows = step_p == 1 ? valid / 4 * 4 : 0;
+  // A short stretch of k at a time, so that the lines being filled stay in the nearest cache.
+  for (std::int64_t begin = 0; begin < depth; begin += kPackStretch) {
+    const std::int64_t end = std::min(depth, begin + kPackStretch);
+    const std::int64_t whole = begin + (end - begin) / 4 * 4;
+    for (std::int64_t r = 0; r < whole_rows; r += 4) {
       const float* rows = x + r * step_r;
-      for (std::int64_t p = 0; p < whole; p += 4) {
+      for (std::int64_t p = begin; p < whole; p += 4) {
         transpose_four(rows + p, step_r, packed + p * Panel + r, Panel);
       }
-      for (std::int64_t p = whole; p < depth; ++p) {
+      for (std::int64_t p = whole; p < end; ++p) {
         for (int i = 0; i < 4; ++i) packed[p * Panel + r + i] = rows[i * step_r + p];
       }
     }
-  }
-  for (; r < Panel; ++r) {
-    for (std::int64_t p = 0; p < depth; ++p) {
-      packed[p * Panel + r] = r < valid ? x[r * step_r + p * step_p] : 0.0f;
+    for (std::int64_t r = whole_rows; r < Panel; ++r) {
+      for (std::int64_t p = begin; p < end; ++p) {
+        packed[p * Panel + r] = r < valid ? x[r * step_r + p * step_p] : 0.0f;
+      }
     }
   }
 }
