@@ -69,10 +69,10 @@ struct CrossEntropyGroup {
   double largest[kRows], maximum[kRows], shift[kRows], exponent[kRows];
   double tops[kRows], rest[kRows], weighted[kRows], logits[kRows], allowed[kRows], unmasked[kRows];
   double ties[kRows];
-  // From finish: gradient of class j = (e_j factor - spread w_j) slope_j, or 0 with `zero`.
+  // From finish: gradient of class j = (e_j factor - spread w_j) slope_j, or 0 where the row has no
+  // weight.
   double loss[kRows], lse[kRows], entropy[kRows];
-  double factor[kRows], spread[kRows], at_target[kRows];
-  bool zero[kRows];
+  double weight[kRows], factor[kRows], spread[kRows], at_target[kRows];
 };
 
 // Memory for the rows of a group. `blocks` holds the blocks of each row, one row after the other;

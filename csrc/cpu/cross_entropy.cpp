@@ -115,7 +115,7 @@ void split_rows(const CrossEntropyRows& rows, const CrossEntropyKernels& kernel,
   const std::int64_t blocks = (rows.classes + kBlock - 1) / kBlock;
   // A few stretches a worker even out their speeds.
   const std::int64_t stretch = (blocks + 4 * worker_count() - 1) / (4 * worker_count());
-  CrossEntropyGroup group;
+  CrossEntropyGroup group{};
   for (std::int64_t row = 0; row < rows.rows; ++row) {
     group.rows = 0;
     sums[row] = {};

@@ -71,7 +71,8 @@ void sum_split(const CrossEntropyRows& rows, const T* x, std::int64_t size, A ma
   if (rows.softcap > 0) {
     double slope;
     if (!masked) block.maximum = cap(block.largest, rows.softcap, slope);
-    cap_block(x, size, rows.softcap, block.maximum, high, low, kept_slopes ? kept_slopes : slopes);
+    cap_block(x, size, rows.softcap, block.maximum, high, low, slopes);
+    if (kept_slopes != nullptr) std::copy(slopes, slopes + size, kept_slopes);
   } else {
     shift_block(x, size, block.maximum, high, low);
   }
@@ -180,7 +181,7 @@ void write_row(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int
   using A = Accumulate<T>;
   T* grad = static_cast<T*>(rows.grad) + group.row[i] * rows.grad_row_stride;
   const std::int64_t last = std::min(end * kBlock, rows.classes);
-  if (group.zero[i]) {
+  if (group.weight[i] == 0) {
     std::memset(grad + begin * kBlock, 0,
                 static_cast<std::size_t>(last - begin * kBlock) * sizeof(T));
     return;
@@ -231,7 +232,7 @@ CrossEntropySums cross_entropy_rows(const CrossEntropyRows& rows, std::int64_t b
   const std::int64_t blocks = block_count(rows.classes);
   const std::int64_t group_rows = CrossEntropyGroup::rows_of(rows.classes);
   CrossEntropySums sums;
-  CrossEntropyGroup group;
+  CrossEntropyGroup group{};
   for (std::int64_t row = begin; row < end;) {
     group.rows = 0;
     for (; row < end && group.rows < group_rows; ++row) prepare<T>(rows, row, group);

@@ -88,18 +88,24 @@ A largest_lane(Vector<A> v) {
   return largest;
 }
 
-// The sum of the lanes, in double.
-template <class A>
-double sum_lanes(Vector<A> a, Vector<A> b) {
-  alignas(kVectorBytes) A lanes[2][kLanesOf<A>];
-  store_vector<A>(lanes[0], a);
-  store_vector<A>(lanes[1], b);
-  double sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (int i = 0; i < kLanesOf<A>; ++i) {
-    sum += static_cast<double>(lanes[0][i]) + static_cast<double>(lanes[1][i]);
+// The sum of all lanes, in double.
+inline double sum_lanes(Vector<double> a, Vector<double> b) {
+  constexpr int kCount = static_cast<int>(kLanesOf<double>);
+  alignas(kVectorBytes) double lanes[kCount];
+  store_vector<double>(lanes, a + b);
+  for (int width = kCount / 2; width > 0; width /= 2) {
+    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
   }
-  return sum;
+  return lanes[0];
+}
+
+inline double sum_lanes(Vector<float> a, Vector<float> b) {
+  alignas(kVectorBytes) float lanes[2][kLanesOf<float>];
+  store_vector<float>(lanes[0], a);
+  store_vector<float>(lanes[1], b);
+  constexpr std::int64_t kHalf = kLanesOf<double>;
+  return sum_lanes(load_double(lanes[0]) + load_double(lanes[0] + kHalf),
+                   load_double(lanes[1]) + load_double(lanes[1] + kHalf));
 }
 
 template <class T>
@@ -128,16 +134,17 @@ std::int64_t count_equal(const T* x, std::int64_t size, Accumulate<T> value) {
 }
 
 // c tanh(x / c) and its slope, through q = exp(-2 |x| / c):
-// tanh(|x| / c) = (1 - q) / (1 + q), slope 4 q / (1 + q)^2.
-inline double cap(double x, double softcap, double& slope) {
-  const double exponent = std::fabs(x) * (-2.0 / softcap);
-  double power, tail;
-  exp_parts(exponent < -708.0 ? -708.0 : exponent, std::uint64_t{1023}, power, tail);
-  const double q = exponent < -708.0 ? 0.0 : multiply_add(power, tail, power);
-  const double less_one = multiply_add(power, tail, power - 1.0);  // q - 1 without cancellation
-  const double inverse = 1.0 / (1.0 + q);
+// tanh(|x| / c) = (1 - q) / (1 + q), slope 4 q / (1 + q)^2. F is double or Vector<double>.
+template <class F>
+inline F cap(F x, double softcap, F& slope) {
+  constexpr std::uint64_t kSign = std::uint64_t{1} << 63;
+  const F magnitude = float_of(bits_of(x) & ~kSign);
+  F q, less_one;
+  exp_and_less_one(magnitude * (-2.0 / softcap), q, less_one);
+  const F inverse = 1.0 / (q + 1.0);
   slope = 4.0 * q * inverse * inverse;
-  return std::copysign(softcap * (-less_one * inverse), x);
+  const F capped = softcap * (-less_one * inverse);
+  return float_of(bits_of(capped) | (bits_of(x) & kSign));
 }
 
 // x - top of each logit, for logits too large for a unit without a shift.
@@ -151,20 +158,24 @@ void shift_block(const T* x, std::int64_t size, double top, A* high, A* low) {
 }
 
 // y - top of each logit under softcap as the sum of two numbers, and dy / dx. A masked class stays
-// masked.
+// masked. The arrays hold a whole number of vectors, however many logits there are.
 template <class T, class A>
 void cap_block(const T* x, std::int64_t size, double softcap, double top, A* high, A* low,
                A* slopes) {
-#pragma omp simd
-  for (std::int64_t j = 0; j < size; ++j) {
-    const auto value = static_cast<double>(Element<T>::load(x[j]));
-    const bool masked = value == -kInfinite<double>;
-    double slope;
-    const double shifted = cap(value, softcap, slope) - top;
-    const A rounded = static_cast<A>(shifted);
-    high[j] = masked ? -kInfinite<A> : rounded;
-    low[j] = masked ? A(0) : static_cast<A>(shifted - static_cast<double>(rounded));
-    slopes[j] = masked ? A(0) : static_cast<A>(slope);
+  using F = Vector<double>;
+  const F minus_infinity = splat<F>(-kInfinite<double>);
+  for (std::int64_t j = 0; j < size; ++j) high[j] = Element<T>::load(x[j]);
+  std::fill(high + size, high + (size + kLanesOf<double> - 1) / kLanesOf<double> * kLanesOf<double>,
+            A(0));
+  for (std::int64_t j = 0; j < size; j += kLanesOf<double>) {
+    const F value = load_double(high + j);
+    F slope;
+    const F shifted = cap(value, softcap, slope) - top;
+    store_double(high + j, shifted);
+    const F rounded = load_double(high + j);
+    store_double(high + j, value == minus_infinity ? minus_infinity : shifted);
+    store_double(low + j, value == minus_infinity ? F{} : shifted - rounded);
+    store_double(slopes + j, value == minus_infinity ? F{} : slope);
   }
 }
 
@@ -255,17 +266,17 @@ Accumulate<T> sum_block(const BlockArguments<T>& arguments, CrossEntropyBlock& s
   }
   if (j < size) add(j, std::false_type{}, odd);
 
-  sums.total = sum_lanes<A>(even.total, odd.total);
-  sums.rest = sum_lanes<A>(even.rest, odd.rest);
-  sums.weighted = sum_lanes<A>(even.weighted, odd.weighted);
+  sums.total = sum_lanes(even.total, odd.total);
+  sums.rest = sum_lanes(even.rest, odd.rest);
+  sums.weighted = sum_lanes(even.weighted, odd.weighted);
   sums.logits = sums.allowed = 0;
   sums.unmasked = 0;
   if (kSmooth) {
-    sums.logits = sum_lanes<A>(even.logits, odd.logits);
-    const double unmasked = sum_lanes<A>(even.unmasked, odd.unmasked);
+    sums.logits = sum_lanes(even.logits, odd.logits);
+    const double unmasked = sum_lanes(even.unmasked, odd.unmasked);
     sums.unmasked = static_cast<std::int64_t>(unmasked);
     sums.allowed =
-        kSmoothing == Smoothing::weighted ? sum_lanes<A>(even.allowed, odd.allowed) : unmasked;
+        kSmoothing == Smoothing::weighted ? sum_lanes(even.allowed, odd.allowed) : unmasked;
   }
   return largest_lane<A>(even.ahead > odd.ahead ? even.ahead : odd.ahead);
 }

@@ -17,11 +17,6 @@ inline double unit_ratio(const CrossEntropyBlock& block, double shift, double ex
   return std::exp((block.shift - shift) + power * kLn2High);
 }
 
-// exp(maximum) in units of exp(shift + exponent ln2).
-inline double top_exponential(double maximum, double shift, double exponent) {
-  return exp_nonpositive(((maximum - shift) - exponent * kLn2High) - exponent * kLn2Low);
-}
-
 // Adds up the blocks of row i of the group.
 inline void add_blocks(const CrossEntropyBlock* blocks, std::int64_t count,
                        CrossEntropyGroup& group, int i) {
@@ -65,57 +60,78 @@ inline void add_blocks(const CrossEntropyBlock* blocks, std::int64_t count,
 }
 
 // A factor of 0 takes its term away, whatever the term is.
-inline double product(double factor, double term) { return factor == 0 ? 0.0 : factor * term; }
+template <class F>
+inline F product(F factor, F term) {
+  return factor == F{} ? F{} : factor * term;
+}
+
+// The nearest integer, for |x| < 2^51.
+template <class F>
+inline F nearest(F x) {
+  return (x + 0x1.8p52) - 0x1.8p52;
+}
 
 struct RowWeights {
   double token[CrossEntropyGroup::kRows], target[CrossEntropyGroup::kRows];
   double upstream[CrossEntropyGroup::kRows];
 };
 
-// Losses, statistics and gradient factors of all rows of the group.
+// Losses, statistics and gradient factors of all rows of the group, a vector of rows at a time.
 inline void finish_group(const CrossEntropyRows& rows, const RowWeights& weights,
                          CrossEntropyGroup& group) {
-  const double smoothing = rows.label_smoothing, z_loss = rows.z_loss, softcap = rows.softcap;
-#pragma omp simd
-  for (int i = 0; i < group.rows; ++i) {
-    const double maximum = group.maximum[i];
-    const double top = top_exponential(maximum, group.shift[i], group.exponent[i]);
+  using F = Vector<double>;
+  const F one = splat<F>(1.0), minus_infinity = splat<F>(-kInfinite<double>);
+  for (int i = 0; i < group.rows; i += static_cast<int>(kLanesOf<double>)) {
+    const auto load = [i](const double* array) { return load_vector(array + i); };
+    const auto store = [i](double* array, F value) { store_vector<double>(array + i, value); };
+    const F maximum = load(group.maximum), exponent = load(group.exponent);
+    // exp(maximum) in units of exp(shift + exponent ln2), between 1/2 and 2.
+    const F top =
+        scaled_exp(((maximum - load(group.shift)) - exponent * kLn2High) - exponent * kLn2Low,
+                   splat<F>(-708.0), std::uint64_t{1023});
     // Without one maximum, whose exponential is 1.
-    const double rest = group.rest[i] / top + (std::nearbyint(group.tops[i] / top) - 1.0);
-    const double sum = 1.0 + rest;
-    const double log_sum = log1p_nonnegative(rest);
-    const double lse = maximum + log_sum;
+    const F rest = load(group.rest) / top + (nearest(load(group.tops) / top) - 1.0);
+    const F sum = rest + 1.0;
+    const F log_sum = log1p_nonnegative(rest);
+    const F lse = maximum + log_sum;
 
-    const bool target_masked = group.target_logit[i] == -kInfinite<double>;
-    double slope = 1.0, target_logit = group.target_logit[i];
-    if (softcap > 0) {
-      const double capped = cap(target_logit, softcap, slope);
+    F target_logit = load(group.target_logit), slope = one;
+    const auto target_masked = target_logit == minus_infinity;
+    if (rows.softcap > 0) {
+      const F capped = cap(target_logit, rows.softcap, slope);
       target_logit = target_masked ? target_logit : capped;
-      slope = target_masked ? 0.0 : slope;
+      slope = target_masked ? F{} : slope;
     }
-    const double shifted = target_logit - maximum;
+    const F shifted = target_logit - maximum;
 
-    const double at_label = (1.0 - smoothing) * weights.target[i];
-    const double uniform = smoothing > 0 ? smoothing / group.unmasked[i] : 0.0;
-    const double smoothed = smoothing > 0 ? group.allowed[i] * log_sum - group.logits[i] : 0.0;
-    const double loss = product(at_label, log_sum - shifted) + product(uniform, smoothed) +
-                        product(z_loss, lse * lse);
-    group.loss[i] = product(weights.token[i], loss);
-    group.lse[i] = lse;
-    group.entropy[i] = log_sum - group.weighted[i] / (top * sum);
+    const F token_weight = load(weights.token), target_weight = load(weights.target);
+    const F at_label = (1.0 - rows.label_smoothing) * target_weight;
+    F uniform{}, smoothed{};
+    if (rows.label_smoothing > 0) {
+      uniform = rows.label_smoothing / load(group.unmasked);
+      smoothed = load(group.allowed) * log_sum - load(group.logits);
+    }
+    const F z_loss = splat<F>(rows.z_loss);
+    const F loss = product(at_label, log_sum - shifted) + product(uniform, smoothed) +
+                   product(z_loss, lse * lse);
+    store(group.loss, product(token_weight, loss));
+    store(group.lse, lse);
+    store(group.entropy, log_sum - load(group.weighted) / (top * sum));
 
-    const double weight_sum = at_label + uniform * group.allowed[i];
-    const double z_slope = product(2.0 * z_loss, lse);
-    const double upstream = weights.upstream[i];
-    group.zero[i] = upstream == 0 || (weight_sum == 0 && z_loss == 0);
-    group.factor[i] = upstream * (weight_sum + z_slope) / (sum * top);
-    group.spread[i] = upstream * uniform;
+    const F weight_sum = at_label + uniform * load(group.allowed);
+    const F z_slope = product(2.0 * z_loss, lse);
+    const F upstream = load(weights.upstream);
+    store(group.weight, product(upstream, weight_sum + z_loss));
+    store(group.factor, upstream * (weight_sum + z_slope) / (sum * top));
+    store(group.spread, upstream * uniform);
     // p - 1 without cancellation: (e - 1 - rest) / sum, e being the target's exponential.
-    const double less_one = (expm1_nonpositive(shifted) - rest) / sum;
-    const double others = group.allowed[i] - (target_masked ? 0.0 : weights.target[i]);
-    group.at_target[i] =
-        upstream * slope *
-        (weight_sum * less_one + product(uniform, others) + z_slope * (1.0 + less_one));
+    F e, e_less_one;
+    exp_and_less_one(shifted, e, e_less_one);
+    const F less_one = (e_less_one - rest) / sum;
+    const F others = load(group.allowed) - (target_masked ? F{} : target_weight);
+    store(group.at_target,
+          upstream * slope *
+              (weight_sum * less_one + product(uniform, others) + z_slope * (less_one + 1.0)));
   }
 }
 

@@ -91,40 +91,44 @@ inline Vector<double> scaled_exp(Vector<double> x, Vector<double> cutoff, std::u
   return scaled_exp_f64(x, cutoff, bias);
 }
 
-// exp(x) - 1 for x <= 0, without the cancellation near 0.
-inline double expm1_nonpositive(double x) {
-  const double clamped = x < -40.0 ? -40.0 : x;
-  double power, tail;
-  exp_parts(clamped, std::uint64_t{1023}, power, tail);
-  return multiply_add(power, tail, power - 1.0);
+// exp(x) and exp(x) - 1 for x <= 0, the latter without the cancellation near 0.
+template <class F>
+inline void exp_and_less_one(F x, F& value, F& less_one) {
+  const F lowest = splat<F>(-708.0);
+  F power, tail;
+  exp_parts(lowest > x ? lowest : x, std::uint64_t{1023}, power, tail);
+  value = x < lowest ? F{} : multiply_add(power, tail, power);
+  less_one = multiply_add(power, tail, power - 1.0);
 }
 
 // log(1 + x) for x >= 0. With 1 + x = 2^k m and m in [sqrt(1/2), sqrt(2)):
 // log m = 2 atanh(s), s = (m - 1) / (m + 1), by its Taylor series; what rounding 1 + x lost is
 // added to first order. Error below 2 ULP.
-inline double log1p_nonnegative(double x) {
-  const double sum = 1.0 + x;
-  const double lost = (x - (sum - 1.0)) / sum;
-  const std::uint64_t bits = bits_of(sum);
+template <class F>
+inline F log1p_nonnegative(F x) {
+  constexpr std::uint64_t kRootHalf = 0x3fe6a09e667f3bcdu;  // sqrt(1/2)
+  const F sum = x + 1.0;
+  const F lost = (x - (sum - 1.0)) / sum;
   // Adding the distance from sqrt(1/2) to 1 carries into the exponent where m would exceed sqrt(2).
-  const std::uint64_t shifted = bits + (0x3ff0000000000000u - 0x3fe6a09e667f3bcdu);
-  const auto k = static_cast<double>(static_cast<std::int32_t>(shifted >> 52) - 1023);
-  const double m = float_of((shifted & 0x000fffffffffffffu) + 0x3fe6a09e667f3bcdu);
-  const double s = (m - 1.0) / (m + 1.0);
-  const double z = s * s;
-  double series = 2.0 / 21.0;
-  series = multiply_add(series, z, 2.0 / 19.0);
-  series = multiply_add(series, z, 2.0 / 17.0);
-  series = multiply_add(series, z, 2.0 / 15.0);
-  series = multiply_add(series, z, 2.0 / 13.0);
-  series = multiply_add(series, z, 2.0 / 11.0);
-  series = multiply_add(series, z, 2.0 / 9.0);
-  series = multiply_add(series, z, 2.0 / 7.0);
-  series = multiply_add(series, z, 2.0 / 5.0);
-  series = multiply_add(series, z, 2.0 / 3.0);
-  const double log_m = multiply_add(z * s, series, 2.0 * s);
-  const double result = multiply_add(k, kLn2High, log_m + multiply_add(k, kLn2Low, lost));
-  return x < std::numeric_limits<double>::infinity() ? result : x;  // infinity and NaN stay
+  const auto shifted = bits_of(sum) + (0x3ff0000000000000u - kRootHalf);
+  // The biased exponent in the last digits of 2^52.
+  const F k = float_of((shifted >> 52) | 0x4330000000000000u) - (0x1p52 + 1023.0);
+  const F m = float_of((shifted & 0x000fffffffffffffu) + kRootHalf);
+  const F s = (m - 1.0) / (m + 1.0);
+  const F z = s * s;
+  F series = horner(splat<F>(2.0 / 21.0), z, 2.0 / 19.0);
+  series = horner(series, z, 2.0 / 17.0);
+  series = horner(series, z, 2.0 / 15.0);
+  series = horner(series, z, 2.0 / 13.0);
+  series = horner(series, z, 2.0 / 11.0);
+  series = horner(series, z, 2.0 / 9.0);
+  series = horner(series, z, 2.0 / 7.0);
+  series = horner(series, z, 2.0 / 5.0);
+  series = horner(series, z, 2.0 / 3.0);
+  const F log_m = multiply_add(z * s, series, s + s);
+  const F low = multiply_add(k, splat<F>(kLn2Low), lost);
+  const F result = multiply_add(k, splat<F>(kLn2High), log_m + low);
+  return x < splat<F>(std::numeric_limits<double>::infinity()) ? result : x;  // NaN stays, too
 }
 
 // exp(x) for x <= 88 (708 in double); 0 below -87.3 (-708).

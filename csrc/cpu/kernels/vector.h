@@ -42,6 +42,8 @@ struct VectorOf<std::uint16_t> {  // as many elements as a vector of float has
 template <class T>
 using Vector = typename VectorOf<T>::type;
 
+typedef float FloatHalf __attribute__((vector_size(kVectorBytes / 2)));
+
 template <class T>
 constexpr std::int64_t kLanesOf = kVectorBytes / static_cast<std::int64_t>(sizeof(T));
 
@@ -157,6 +159,31 @@ inline Vector<T> load_vector(const T* p) {
 template <class T>
 inline void store_vector(T* p, Vector<T> v) {
   std::memcpy(p, &v, sizeof v);
+}
+
+// A vector of double from and to as many numbers of either type.
+inline Vector<double> load_double(const double* p) { return load_vector(p); }
+inline void store_double(double* p, Vector<double> v) { store_vector<double>(p, v); }
+inline Vector<double> load_double(const float* p) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_cvtps_pd(0xff, _mm256_loadu_ps(p));
+#elif defined(__AVX__)
+  return _mm256_cvtps_pd(_mm_loadu_ps(p));
+#else
+  FloatHalf half;
+  std::memcpy(&half, p, sizeof half);
+  return __builtin_convertvector(half, Vector<double>);
+#endif
+}
+inline void store_double(float* p, Vector<double> v) {
+#if defined(__AVX512F__)
+  _mm256_storeu_ps(p, _mm512_maskz_cvtpd_ps(0xff, v));
+#elif defined(__AVX__)
+  _mm_storeu_ps(p, _mm256_cvtpd_ps(v));
+#else
+  const FloatHalf half = __builtin_convertvector(v, FloatHalf);
+  std::memcpy(p, &half, sizeof half);
+#endif
 }
 
 // sum * r + constant
