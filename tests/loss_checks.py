@@ -18,6 +18,9 @@ RANGES = ((1, 0), (10, 0), (100, 0), (1, 1e4))
 # times weights of a few units.
 FLOOR = 2.0**-112
 
+# Formulas with fma round twice where the instruction set has none.
+ROOM = 1.5 if fs.info()["isa"] in ("x86_64", "generic") else 1.0
+
 
 def make_logits(rng, shape, scale=1.0, offset=0.0):
     return (rng.standard_normal(shape) * scale + offset).astype(np.float32)
@@ -81,11 +84,11 @@ def assert_within(actual, wanted, bound, name):
 
 
 def gradient_bound(expected):
-    """8 ULP of the row's largest term that goes with a probability, (W + 2 z |lse|) p, times the
-    row's factor: 8 ULP of the largest probability in the plain case. Where what is taken off it is
+    """8 ULP of the row's largest term that goes with a probability, (W + 2 z |lse|) p with the size of
+    what lse is the sum of where that cancels, times the row's factor: 8 ULP of the largest probability in the plain case. Where what is taken off it is
     larger, as at the target, which is near -1, two roundings of the element's own on top."""
     pulled = expected.pulled.max(axis=1, keepdims=True)
-    bound = 8 * oracle.ulp(pulled) * np.abs(expected.factor).reshape(-1, 1)
+    bound = ROOM * 8 * oracle.ulp(pulled) * np.abs(expected.factor).reshape(-1, 1)
     wanted = expected.grad.reshape(expected.pulled.shape)
     own = np.where(expected.pushed > pulled, 2 * oracle.ulp(wanted), 0.0)
     return (bound + own + FLOOR).reshape(expected.grad.shape)
@@ -96,8 +99,12 @@ def assert_gradient(actual, expected):
 
 
 def assert_rows(actual, expected):
-    """4 ULP of each row's loss, which may be as near 0 as float32 goes."""
-    assert_within(actual, expected.rows, 4 * oracle.ulp(expected.rows) + FLOOR, "loss")
+    """4 ULP of each row's loss, which may be as near 0 as float32 goes; and what 4 ULP of the largest
+    logit do to the z-loss where that and log(sum) cancel."""
+    shift = 4 * oracle.ulp(expected.largest)
+    z_loss = expected.z_terms * (2 * np.abs(expected.lse) + shift) * shift
+    bound = ROOM * 4 * oracle.ulp(expected.rows) + z_loss + FLOOR
+    assert_within(actual, expected.rows, bound, "loss")
 
 
 def assert_statistics(result, expected):

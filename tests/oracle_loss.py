@@ -134,7 +134,12 @@ def cross_entropy(
 
         result = CrossEntropy()
         result.grad = zero_or_product(factor[:, None], slant).reshape(np.shape(logits))
-        result.pulled = (probability_share + np.abs(tilt))[:, None] * rows.probability
+        # Where the largest logit and log(sum) cancel, lse is as exact as they are.
+        size, top = np.abs(rows.lse), np.abs(rows.largest)
+        cancels = size < top / 2
+        reach = np.where(cancels, top, size)
+        result.pulled = (probability_share + 2 * z_loss * reach)[:, None] * rows.probability
+        result.z_terms = np.where(cancels, np.abs(tokens) * z_loss, 0.0).reshape(targets.shape)
         result.pushed, result.slope = pushed, slope
         result.scale, result.largest = scale, rows.largest.reshape(targets.shape)
         result.factor = factor.reshape(targets.shape)
