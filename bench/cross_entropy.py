@@ -9,13 +9,14 @@ move: the logits read once and, with a gradient, as many bytes written; the scal
 two. "of roof" compares these rates; "x in place" is the time over that of flatstep in place.
 
 flatstep and PyTorch run in processes of their own and take turns, case by case; figures are medians
-over the rounds. Before every turn, outside the clock, the logits are filled anew: in place, the
-gradient has overwritten them. Statistics (log-sum-exp, entropy, hits) are part of every call of
-flatstep. "everything on" adds label smoothing, z-loss, class weights and token weights.
+over the rounds. A turn is a few calls, of which the median counts. Before every call, outside the
+clock, the logits are filled anew: in place, the gradient has overwritten them. Statistics
+(log-sum-exp, entropy, hits) are part of every call of flatstep. "everything on" adds label
+smoothing, z-loss, class weights and token weights.
 
-PyTorch makes its outputs anew in each call and pays for the page faults (the last column), which is
-what its users see, and so does "new array" of flatstep. With --warm-malloc, glibc keeps the pages
-of freed arrays, in all processes: kinder to PyTorch than its default.
+PyTorch makes its outputs anew in each call and pays for the page faults (the last column, those of
+a turn), which is what its users see, and so does "new array" of flatstep. With --warm-malloc, glibc
+keeps the pages of freed arrays, in all processes: kinder to PyTorch than its default.
 """
 
 import argparse
@@ -64,6 +65,7 @@ class Contender:
     """What the two processes share."""
 
     def page_faults(self, case):
+        """Of as many calls as a turn makes."""
         before = measure.page_faults()
         self.seconds(case)
         return measure.page_faults() - before
@@ -103,8 +105,8 @@ class Flatstep(Contender):
         self.parts = np.array_split(self.inputs.floats, threads)
 
     def seconds(self, case):
-        self.inputs.refill()
-        return measure.seconds_of(lambda: self.scale() if case in ROOFS else self.loss(case))
+        call = self.scale if case in ROOFS else lambda: self.loss(case)
+        return measure.turn_of(self.inputs.refill, call)
 
     def scale(self):
         """The last part on this thread, the others on the pool's."""
@@ -173,12 +175,14 @@ class Torch(Contender):
         return self.torch.nn.functional.cross_entropy(logits, targets)
 
     def seconds(self, case):
-        self.inputs.refill()
-        self.logits.grad = None  # the last call's, freed before the clock starts
+        def prepare():
+            self.inputs.refill()
+            self.logits.grad = None  # the last call's, freed before the clock starts
+
         if case in ROOFS:
-            return measure.seconds_of(lambda: self.floats.mul_(float(FACTOR)))
+            return measure.turn_of(prepare, lambda: self.floats.mul_(float(FACTOR)))
         loss = self.compiled if case == "torch.compile" else self.loss
-        return measure.seconds_of(lambda: loss(self.logits, self.targets).backward())
+        return measure.turn_of(prepare, lambda: loss(self.logits, self.targets).backward())
 
 
 def measure_shape(children, dtype, rows, classes, arguments):

@@ -92,6 +92,16 @@ def seconds_of(call):
     return seconds
 
 
+def turn_of(prepare, call, calls=5, budget=0.25):
+    """Median seconds of a few calls, each prepared behind the clock: a single short call after a
+    rest would time how threads and the processor wake up."""
+    seconds = []
+    while len(seconds) < calls and sum(seconds) < budget:
+        prepare()
+        seconds.append(seconds_of(call))
+    return statistics.median(seconds)
+
+
 def page_faults():
     """How many pages this process has been given so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

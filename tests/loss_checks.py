@@ -84,9 +84,10 @@ def assert_within(actual, wanted, bound, name):
 
 
 def gradient_bound(expected):
-    """8 ULP of the row's largest term that goes with a probability, (W + 2 z |lse|) p with the size of
-    what lse is the sum of where that cancels, times the row's factor: 8 ULP of the largest probability in the plain case. Where what is taken off it is
-    larger, as at the target, which is near -1, two roundings of the element's own on top."""
+    """8 ULP of the row's largest term that goes with a probability, (W + 2 z |lse|) p, times the
+    row's factor: 8 ULP of the largest probability in the plain case. Where lse is the sum of
+    numbers that cancel, their size stands for its own. Where what is taken off is larger, as at the
+    target, which is near -1, two roundings of the element's own on top."""
     pulled = expected.pulled.max(axis=1, keepdims=True)
     bound = ROOM * 8 * oracle.ulp(pulled) * np.abs(expected.factor).reshape(-1, 1)
     wanted = expected.grad.reshape(expected.pulled.shape)
@@ -99,8 +100,8 @@ def assert_gradient(actual, expected):
 
 
 def assert_rows(actual, expected):
-    """4 ULP of each row's loss, which may be as near 0 as float32 goes; and what 4 ULP of the largest
-    logit do to the z-loss where that and log(sum) cancel."""
+    """4 ULP of each row's loss, which may be as near 0 as float32 goes; and what 4 ULP of the
+    largest logit do to the z-loss where that and log(sum) cancel."""
     shift = 4 * oracle.ulp(expected.largest)
     z_loss = expected.z_terms * (2 * np.abs(expected.lse) + shift) * shift
     bound = ROOM * 4 * oracle.ulp(expected.rows) + z_loss + FLOOR
