@@ -66,11 +66,11 @@ FLATSTEP_API std::size_t cross_entropy_workspace_bytes(std::int64_t rows, std::i
 // Arithmetic is f32 for f32, bf16 and f16 logits (sums in f64), f64 for f64; one rounding to the
 // output: a 16-bit gradient is that of the same logits in f32, rounded to nearest even.
 // A row's results have the same bits in any batch and for any number of threads.
-// Error for f32: loss 4 ULP, gradient 8 ULP of (W + 2 z |lse|) max_j p_j times its factor; where the
-// largest logit and log sum_j exp(y_j - max y) cancel in lse, 4 ULP of that logit take its place in
-// both. Without fused multiply-add (the x86-64 baseline), half as much again.
-// Throws OutOfRange for a target outside [0, cols) that is not ignore_index, InvalidArgument for
-// anything else that is wrong, both before a byte is written.
+// Error for f32: loss 4 ULP, gradient 8 ULP of (W + 2 z |lse|) max_j p_j times its factor; where
+// lse is the sum of a largest logit and a logarithm that cancel, the size of that logit counts
+// instead. Without fused multiply-add (the x86-64 baseline), half as much again. Throws OutOfRange
+// for a target outside [0, cols) that is not ignore_index, InvalidArgument for anything else that
+// is wrong, both before a byte is written.
 FLATSTEP_API CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,
                                               const CrossEntropyOptions& options,
                                               const CrossEntropyOutputs& outputs, void* workspace,
