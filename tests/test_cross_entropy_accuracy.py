@@ -165,3 +165,20 @@ def test_float64_against_long_double(rng, scale, offset, options):
         checks.assert_within(
             result.entropy, expected.entropy, 1e-14 * np.abs(expected.entropy) + tiny, "entropy"
         )
+
+
+@pytest.mark.parametrize("dtype", ("float32", "float64"))
+@pytest.mark.parametrize("offset", (2.0**14, -(2.0**14)))
+def test_blocks_on_both_sides_of_the_largest_unit(rng, offset, dtype):
+    """Blocks of classes whose maximum is beyond 2^14 are shifted by it, the others are not; here
+    both kinds meet in one row with sums that count alike."""
+    level = np.repeat(np.array([-4, 0, -4]), 2048)[:5000]
+    logits = (offset + level + rng.standard_normal((20, 5000))).astype(dtype)
+    targets = rng.integers(0, 5000, 20)
+    options = {"reduction": "none", "label_smoothing": 0.1}
+    expected = oracle_loss.cross_entropy(logits, targets, **options)
+    result = fs.cross_entropy(logits, targets, grad=True, **options)
+    if dtype == "float64":
+        checks.assert_double(result, result.grad, expected)
+    else:
+        checks.assert_single(result, result.grad, expected, "none")

@@ -1,6 +1,7 @@
 // Linear layer and cross-entropy together, over chunks of rows.
 #include <algorithm>
-#include <limits>
+#include <string>
+#include <vector>
 
 #include "core/arena.h"
 #include "core/loss.h"

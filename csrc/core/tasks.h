@@ -26,15 +26,20 @@ struct CrossEntropyRows {
   void* entropy;            // per row (accumulation type), or null
   void* grad;               // logits type, or null
   std::int64_t grad_row_stride;
-
-  // The class of a row, or -1 where it is ignored.
-  std::int64_t target(std::int64_t row) const {
-    const std::int64_t value = targets.dtype == DType::i32
-                                   ? static_cast<const std::int32_t*>(targets.data)[row]
-                                   : static_cast<const std::int64_t*>(targets.data)[row];
-    return value == ignore_index ? -1 : value;
-  }
 };
+
+// The functions here have internal linkage: the linker would otherwise keep one instruction set's
+// for everybody.
+static inline std::int64_t index_at(const IndexArray& array, std::int64_t i) {
+  return array.dtype == DType::i32 ? static_cast<const std::int32_t*>(array.data)[i]
+                                   : static_cast<const std::int64_t*>(array.data)[i];
+}
+
+// The class of a row, or -1 where it is ignored.
+static inline std::int64_t target_of(const CrossEntropyRows& rows, std::int64_t row) {
+  const std::int64_t value = index_at(rows.targets, row);
+  return value == rows.ignore_index ? -1 : value;
+}
 
 // Sums over one block of a row's classes. With u = exp(shift + exponent ln2), the block's unit,
 // e_j = exp(y_j) / u and y_j the logit after softcap:
@@ -58,10 +63,6 @@ struct CrossEntropyGroup {
   static constexpr int kRows = 32;
   static constexpr std::int64_t kElements = 8192;  // of logits: what stays in the nearest cache
 
-  static std::int64_t rows_of(std::int64_t classes) {
-    return classes * kRows <= kElements ? kRows : classes < kElements ? kElements / classes : 1;
-  }
-
   int rows = 0;
   std::int64_t row[kRows];
   double target_logit[kRows];
@@ -74,6 +75,14 @@ struct CrossEntropyGroup {
   double loss[kRows], lse[kRows], entropy[kRows];
   double weight[kRows], factor[kRows], spread[kRows], at_target[kRows];
 };
+
+// Rows of a group: as many as fit kElements.
+static inline std::int64_t group_rows_of(std::int64_t classes) {
+  using Group = CrossEntropyGroup;
+  return classes * Group::kRows <= Group::kElements ? Group::kRows
+         : classes < Group::kElements               ? Group::kElements / classes
+                                                    : 1;
+}
 
 // Memory for the rows of a group. `blocks` holds the blocks of each row, one row after the other;
 // the arrays hold one element a class, of the accumulation type.

@@ -13,11 +13,6 @@ namespace {
 
 // ---- targets -----------------------------------------------------------------------------------
 
-std::int64_t index_at(const IndexArray& array, std::int64_t i) {
-  return array.dtype == DType::i32 ? static_cast<const std::int32_t*>(array.data)[i]
-                                   : static_cast<const std::int64_t*>(array.data)[i];
-}
-
 // Of [begin, end): totals, and the first row that is wrong, or end.
 template <class Index, class A>
 TargetTotals total_of(const IndexArray& targets, std::int64_t classes,
@@ -79,7 +74,7 @@ const CrossEntropyKernels& kernels_of(DType dtype) {
 }
 
 CrossEntropyScratch take_scratch(Arena& arena, const CrossEntropyRows& rows) {
-  const std::int64_t together = CrossEntropyGroup::rows_of(rows.classes);
+  const std::int64_t together = group_rows_of(rows.classes);
   const std::int64_t blocks = (rows.classes + kBlock - 1) / kBlock;
   const std::int64_t element = rows.dtype == DType::f64 ? 8 : 4;
   const std::int64_t bytes = together * rows.classes * element;

@@ -42,7 +42,7 @@ Accumulate<T>* exponentials_of(const CrossEntropyRows& rows, const CrossEntropyG
 
 template <class T>
 bool prepare(const CrossEntropyRows& rows, std::int64_t row, CrossEntropyGroup& group) {
-  const std::int64_t target = rows.target(row);
+  const std::int64_t target = target_of(rows, row);
   if (target < 0) {
     using A = Accumulate<T>;
     for (void* output : {rows.loss, rows.lse, rows.entropy}) {
@@ -92,7 +92,7 @@ void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std:
   A maximum = 0;
   for (int i = 0; i < group.rows; ++i) {
     const T* logits = logits_of<T>(rows, group.row[i]);
-    const std::int64_t target = rows.target(group.row[i]);
+    const std::int64_t target = target_of(rows, group.row[i]);
     A* exponentials = rows.grad ? exponentials_of<T>(rows, group, i, scratch) : nullptr;
     A* slopes = rows.grad && rows.softcap > 0 ? static_cast<A*>(scratch.slopes) + i * rows.classes
                                               : nullptr;
@@ -154,7 +154,7 @@ CrossEntropySums finish(const CrossEntropyRows& rows, CrossEntropyGroup& group,
     add_blocks(scratch.blocks + i * blocks, blocks, group, i);
     const std::int64_t row = group.row[i];
     weights.token[i] = element(rows.token_weight, row);
-    weights.target[i] = element(rows.class_weight, rows.target(row));
+    weights.target[i] = element(rows.class_weight, target_of(rows, row));
     weights.upstream[i] = rows.grad_scale * element(rows.grad_output, row) * weights.token[i];
   }
   finish_group(rows, weights, group);
@@ -206,7 +206,7 @@ void write_row(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int
         kSmoothing == Smoothing::weighted ? weights + first : nullptr,
         Capped ? slopes + first : nullptr, grad + first);
   }
-  const std::int64_t target = rows.target(group.row[i]);
+  const std::int64_t target = target_of(rows, group.row[i]);
   if (target >= begin * kBlock && target < last) {
     grad[target] = Element<T>::store(static_cast<A>(group.at_target[i]));
   }
@@ -230,7 +230,7 @@ template <class T>
 CrossEntropySums cross_entropy_rows(const CrossEntropyRows& rows, std::int64_t begin,
                                     std::int64_t end, const CrossEntropyScratch& scratch) {
   const std::int64_t blocks = block_count(rows.classes);
-  const std::int64_t group_rows = CrossEntropyGroup::rows_of(rows.classes);
+  const std::int64_t group_rows = group_rows_of(rows.classes);
   CrossEntropySums sums;
   CrossEntropyGroup group{};
   for (std::int64_t row = begin; row < end;) {

@@ -14,7 +14,7 @@ inline double unit_ratio(const CrossEntropyBlock& block, double shift, double ex
   if (block.shift == shift) {
     return power < -1022 ? 0.0 : float_of(static_cast<std::uint64_t>(power + 1023) << 52);
   }
-  return std::exp((block.shift - shift) + power * kLn2High);
+  return std::exp(((block.shift - shift) + power * kLn2High) + power * kLn2Low);
 }
 
 // Adds up the blocks of row i of the group.

@@ -76,19 +76,11 @@ inline void exp_parts(F x, std::uint64_t bias, F& power, F& tail) {
   power = float_of((bits_of(shifted) + bias) << 52);
 }
 
-template <class F>
-inline F scaled_exp_f64(F x, F cutoff, std::uint64_t bias) {
-  F power, tail;
-  exp_parts(x, bias, power, tail);
-  const F value = multiply_add(tail, power, power);
-  return x < cutoff ? F{} : value;
-}
-
-inline double scaled_exp(double x, double cutoff, std::uint64_t bias) {
-  return scaled_exp_f64(x, cutoff, bias);
-}
 inline Vector<double> scaled_exp(Vector<double> x, Vector<double> cutoff, std::uint64_t bias) {
-  return scaled_exp_f64(x, cutoff, bias);
+  Vector<double> power, tail;
+  exp_parts(x, bias, power, tail);
+  const Vector<double> value = multiply_add(tail, power, power);
+  return x < cutoff ? Vector<double>{} : value;
 }
 
 // exp(x) and exp(x) - 1 for x <= 0, the latter without the cancellation near 0.
@@ -131,9 +123,8 @@ inline F log1p_nonnegative(F x) {
   return x < splat<F>(std::numeric_limits<double>::infinity()) ? result : x;  // NaN stays, too
 }
 
-// exp(x) for x <= 88 (708 in double); 0 below -87.3 (-708).
+// exp(x) for x <= 88; 0 below -87.3.
 inline float exp_nonpositive(float x) { return scaled_exp(x, -87.3f, 127u); }
-inline double exp_nonpositive(double x) { return scaled_exp(x, -708.0, std::uint64_t{1023}); }
 
 }  // namespace
 }  // namespace flatstep::cpu::FLATSTEP_ISA
