@@ -74,6 +74,10 @@ def fused_multiply_add(a, b, c):
     return np.where((error != 0) & is_even, neighbour, total).astype(np.float32)
 
 
+# PyTorch's kernels work on vectors of eight floats; what is left is rounded in another order.
+TORCH_VECTOR = 8
+
+
 def rounded_twice(a, b, c):
     return a * b + c
 
@@ -86,7 +90,10 @@ def adam_bits(
     beta1, beta2 = betas
     if not decoupled and weight_decay:
         g = fma(single(weight_decay), p, g)
-    m = fma(single(1.0 - beta1), g - m, m)
+    if mode == "native" or 1.0 - beta1 < 0.5:
+        m = fma(single(1.0 - beta1), g - m, m)
+    else:
+        m = fma(single(1.0 - beta1) - single(1), g - m, g)
     correction1 = 1.0 - beta1**step
     correction2_root = single(math.sqrt(1.0 - beta2**step))
     if mode == "native":
@@ -95,7 +102,10 @@ def adam_bits(
         if decoupled:
             update = fma(single(weight_decay), p, update)
         return fma(single(-lr), update, p), m, v
+    tail = slice(p.size // TORCH_VECTOR * TORCH_VECTOR, None)
+    last = fma(single(beta2), v[tail], single(1.0 - beta2) * g[tail] * g[tail])
     v = fma(single(1.0 - beta2) * g, g, single(beta2) * v)
+    v[tail] = last
     if decoupled:
         p = p * single(1.0 - lr * weight_decay)
     denominator = np.sqrt(v) / correction2_root + single(eps)
@@ -111,10 +121,13 @@ def sgd_bits(p, g, buffer, step, *, lr, momentum, dampening, nesterov, weight_de
         return fma(single(-lr), g, p), None
     if step == 1:
         buffer = g.copy()
-    elif mode == "torch":
-        buffer = fma(single(1.0 - dampening), g, single(momentum) * buffer)
     else:
-        buffer = fma(single(momentum), buffer, single(1.0 - dampening) * g)
+        native = fma(single(momentum), buffer, single(1.0 - dampening) * g)
+        if mode == "torch":
+            whole = slice(0, p.size // TORCH_VECTOR * TORCH_VECTOR)
+            torch_form = fma(single(1.0 - dampening), g, single(momentum) * buffer)
+            native[whole] = torch_form[whole]
+        buffer = native
     direction = fma(single(momentum), buffer, g) if nesterov else buffer
     return fma(single(-lr), direction, p), buffer
 

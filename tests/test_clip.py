@@ -22,8 +22,9 @@ def make(kind, params, **options):
 def state_bytes(optimizer):
     state = optimizer.state_dict()
     arrays = {
-        name: [part.tobytes() for part in (value if isinstance(value, list) else [value])]
-        for name, value in state["state"].items()
+        (tensor, name): array.tobytes()
+        for tensor, own in state["state"].items()
+        for name, array in own.items()
     }
     return state["step"], arrays
 

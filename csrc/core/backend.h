@@ -15,19 +15,6 @@
 
 namespace flatstep {
 
-// Fixed chunks of a list of segments: the unit of the norm's partial sums and of the update.
-struct ChunkTable {
-  static constexpr std::int64_t kChunk = 4096;  // elements
-
-  explicit ChunkTable(const std::vector<std::int64_t>& sizes);
-
-  std::vector<std::int64_t> sizes;
-  std::vector<std::int64_t> first_chunk;  // of each segment, and the total at the end
-  std::vector<double> partials;           // one a chunk
-
-  std::int64_t chunks() const { return first_chunk.back(); }
-};
-
 struct TargetTotals {
   std::int64_t n_valid = 0;
   double weight = 0;
@@ -38,6 +25,7 @@ struct UpdateTask {
   const StepOptions& step_options;
   const std::vector<Segment>& segments;
   const std::vector<void*>& grads;
+  DType grad_dtype;
   std::int64_t step;       // of this update, from 1
   double grad_multiplier;  // clip_scale / grad_scale
 };
@@ -69,15 +57,19 @@ class Backend {
   virtual void convert(const ConstMatrix& from, void* to, DType to_dtype,
                        std::int64_t to_row_stride) const = 0;
 
-  // The norm alone; nonfinite_* are left to first_beyond.
-  virtual GradNorm grad_norm(const std::vector<const void*>& grads, DType dtype,
-                             ChunkTable& chunks) const = 0;
+  // Tensors are cut into the chunks of GradPartials.
+  // Fills the partial sums of squares and returns the norm.
+  virtual double grad_norm(const std::vector<const void*>& grads, DType dtype,
+                           GradPartials& partials) const = 0;
   // The first element whose magnitude is not at most `limit`, as nonfinite_*.
   virtual GradNorm first_beyond(const std::vector<const void*>& grads, DType dtype,
-                                const ChunkTable& chunks, double limit) const = 0;
-  virtual void scale(const std::vector<void*>& grads, DType dtype, const ChunkTable& chunks,
+                                const GradPartials& chunks, double limit) const = 0;
+  virtual void scale(const std::vector<void*>& grads, DType dtype, const GradPartials& chunks,
                      double factor) const = 0;
-  virtual void update(const UpdateTask& task, const ChunkTable& chunks) const = 0;
+  // See flatstep/grad.h; all is checked.
+  virtual void accumulate(const std::vector<void*>& totals, const std::vector<const void*>& src,
+                          const AccumulateOptions& options, GradPartials& partials) const = 0;
+  virtual void update(const UpdateTask& task, const GradPartials& chunks) const = 0;
 
   virtual void dropout(const float* x, float* out, std::int64_t size, double p,
                        const DropoutKey& key, std::int64_t first) const = 0;

@@ -46,6 +46,15 @@ inline void require_buffer(const void* data, std::int64_t size, DType dtype, con
   }
 }
 
+// The same for element `index` of a list; the text is only made for an error.
+inline void require_buffer(const void* data, std::int64_t size, DType dtype, const char* list,
+                           std::size_t index) {
+  if ((size > 0 && data == nullptr) || !aligned(data, dtype)) {
+    require_buffer(data, size, dtype,
+                   (std::string(list) + "[" + std::to_string(index) + "]").c_str());
+  }
+}
+
 inline void require_workspace(const void* workspace, std::size_t got, std::size_t needed) {
   if (got < needed || (needed > 0 && workspace == nullptr)) {
     fail("workspace_bytes", std::to_string(got), "at least " + std::to_string(needed));

@@ -3,11 +3,12 @@
 #include <limits>
 
 #include "core/checks.h"
+#include "core/optim.h"
 
 namespace flatstep {
 
 void Layout::add(const std::string& name, const std::vector<std::int64_t>& shape, double lr_scale,
-                 std::optional<double> weight_decay) {
+                 std::optional<double> weight_decay, std::optional<Betas> betas) {
   if (name.empty()) fail("name", "an empty string", "the name of a tensor");
   if (contains(name)) fail("name", "'" + name + "' twice", "different names");
   LayoutEntry entry;
@@ -27,14 +28,22 @@ void Layout::add(const std::string& name, const std::vector<std::int64_t>& shape
     require(std::isfinite(*weight_decay) && *weight_decay >= 0, "weight_decay", *weight_decay,
             "a finite number >= 0");
   }
+  if (betas) check_betas(*betas);
   entry.name = name;
   entry.shape = shape;
   entry.offset = size_;
   entry.lr_scale = lr_scale;
   entry.weight_decay = weight_decay;
+  entry.betas = betas;
   index_[name] = entries_.size();
   size_ += entry.size;
   entries_.push_back(std::move(entry));
+}
+
+void Layout::leave_vectors_undecayed() {
+  for (LayoutEntry& entry : entries_) {
+    if (entry.shape.size() < 2 && !entry.weight_decay) entry.weight_decay = 0.0;
+  }
 }
 
 const LayoutEntry& Layout::at(const std::string& name) const {

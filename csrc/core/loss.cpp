@@ -157,7 +157,7 @@ CrossEntropyResult cross_entropy(const ConstMatrix& logits_in, const IndexArray&
   if (logits.row_stride == 0) logits.row_stride = logits.cols;
   if (outputs.grad_row_stride == 0) outputs.grad_row_stride = logits.cols;
 
-  if (logits.dtype == DType::i32 || logits.dtype == DType::i64) {
+  if (!is_floating(logits.dtype)) {
     fail("logits", name_of(logits.dtype), "float32, float64, bfloat16 or float16");
   }
   require(logits.rows >= 0, "logits", logits.rows, "a number of rows >= 0");

@@ -1,7 +1,7 @@
-#include "flatstep/optim.h"
+#include "core/optim.h"
 
 #include <algorithm>
-#include <limits>
+#include <cmath>
 
 #include "core/backend.h"
 #include "core/checks.h"
@@ -9,98 +9,10 @@
 namespace flatstep {
 namespace {
 
-struct Interval {
-  std::uintptr_t begin, end;
-  std::string name;
-};
-
-void add_interval(std::vector<Interval>& all, const void* data, std::int64_t size, DType dtype,
-                  const std::string& name) {
-  if (size == 0 || data == nullptr) return;
-  const auto begin = reinterpret_cast<std::uintptr_t>(data);
-  all.push_back({begin, begin + static_cast<std::uintptr_t>(size * size_of(dtype)), name});
-}
-
-void require_disjoint(std::vector<Interval>& all) {
-  std::sort(all.begin(), all.end(),
-            [](const Interval& a, const Interval& b) { return a.begin < b.begin; });
-  for (std::size_t i = 1; i < all.size(); ++i) {
-    if (all[i].begin < all[i - 1].end) {
-      fail(all[i].name, "memory that overlaps " + all[i - 1].name, "memory of its own");
-    }
-  }
-}
-
-void check_options(const OptimizerOptions& o) {
-  if (o.dtype != DType::f32 && o.dtype != DType::f64) {
-    fail("params", name_of(o.dtype), "float32 or float64");
-  }
-  require(o.beta1 >= 0 && o.beta1 < 1, "betas", o.beta1, "beta1 in [0, 1)");
-  require(o.beta2 >= 0 && o.beta2 < 1, "betas", o.beta2, "beta2 in [0, 1)");
-  require(std::isfinite(o.eps) && o.eps >= 0, "eps", o.eps, "a finite number >= 0");
-  require(std::isfinite(o.weight_decay) && o.weight_decay >= 0, "weight_decay", o.weight_decay,
-          "a finite number >= 0");
-  require(o.momentum >= 0 && o.momentum < 1, "momentum", o.momentum, "a number in [0, 1)");
-  require(std::isfinite(o.dampening), "dampening", o.dampening, "a finite number");
-  if (o.nesterov && (o.momentum <= 0 || o.dampening != 0)) {
-    fail("nesterov", "true", "false, unless momentum > 0 and dampening = 0");
-  }
-  require(o.max_consecutive_skips >= 0, "max_consecutive_skips",
-          std::int64_t{o.max_consecutive_skips}, "a number >= 0");
-}
-
-void check_step(const StepOptions& o) {
-  require(std::isfinite(o.lr) && o.lr >= 0, "lr", o.lr, "a finite number >= 0");
-  if (o.max_norm) {
-    require(std::isfinite(*o.max_norm) && *o.max_norm > 0, "max_norm", *o.max_norm,
-            "a finite number > 0");
-  }
-  require(std::isfinite(o.grad_scale) && o.grad_scale > 0, "grad_scale", o.grad_scale,
-          "a finite number > 0");
-}
-
-std::string numbered(const char* name, std::size_t index) {
-  return std::string(name) + "[" + std::to_string(index) + "]";
-}
-
-double clip_scale(double norm, double max_norm) { return std::min(1.0, max_norm / (norm + 1e-6)); }
-
-double largest_of(DType dtype) {
-  return dtype == DType::f64 ? std::numeric_limits<double>::max()
-                             : static_cast<double>(std::numeric_limits<float>::max());
-}
-
 std::vector<std::int64_t> sizes_of(const std::vector<Segment>& segments) {
   std::vector<std::int64_t> sizes;
   for (const Segment& segment : segments) sizes.push_back(segment.size);
   return sizes;
-}
-
-void check_grads(const std::vector<const void*>& grads, const std::vector<std::int64_t>& sizes,
-                 DType dtype) {
-  if (dtype != DType::f32 && dtype != DType::f64) {
-    fail("grads", name_of(dtype), "float32 or float64");
-  }
-  if (grads.size() != sizes.size()) {
-    fail("grads", std::to_string(grads.size()) + " buffers",
-         std::to_string(sizes.size()) + ", one for each size");
-  }
-  for (std::size_t i = 0; i < grads.size(); ++i) {
-    require(sizes[i] >= 0, "grads", sizes[i], "a size >= 0");
-    require_buffer(grads[i], sizes[i], dtype, numbered("grads", i).c_str());
-  }
-}
-
-// The norm, and where the first element is that is not finite.
-GradNorm finite_norm(const std::vector<const void*>& grads, DType dtype, ChunkTable& chunks,
-                     const Device& device) {
-  GradNorm norm = backend_of(device).grad_norm(grads, dtype, chunks);
-  if (!std::isfinite(norm.norm)) {
-    const double value = norm.norm;
-    norm = backend_of(device).first_beyond(grads, dtype, chunks, largest_of(dtype));
-    norm.norm = value;
-  }
-  return norm;
 }
 
 // Marks the optimizer as busy; a second thread inside step() would race on the state.
@@ -119,55 +31,24 @@ class BusyGuard {
 
 }  // namespace
 
-ChunkTable::ChunkTable(const std::vector<std::int64_t>& segment_sizes) : sizes(segment_sizes) {
-  std::int64_t total = 0;
-  for (const std::int64_t size : sizes) {
-    first_chunk.push_back(total);
-    total += (size + kChunk - 1) / kChunk;
-  }
-  first_chunk.push_back(total);
-  partials.resize(static_cast<std::size_t>(total));
-}
-
 struct Optimizer::Plan {
-  explicit Plan(const std::vector<std::int64_t>& sizes) : chunks(sizes) {}
+  explicit Plan(const std::vector<std::int64_t>& sizes) : partials(sizes) {}
 
-  ChunkTable chunks;
-  std::vector<Interval> owned;       // parameters and state
-  std::vector<void*> checked_grads;  // of the last step: pointers seen before are not checked again
+  GradPartials partials;  // of the last norm
+  Buffers owned;          // parameters and state
+  // Of the last step: what was seen before is not checked again.
+  std::vector<void*> checked_grads;
+  DType checked_dtype = DType::f32;
 };
 
 Optimizer::Optimizer(const OptimizerOptions& options, std::vector<Segment> segments, Device device)
     : options_(options), segments_(std::move(segments)), device_(device) {
   check_options(options_);
-  const bool moments = options_.algorithm != Algorithm::sgd;
-  const bool needs_state1 = moments || options_.momentum > 0;
-  std::vector<Interval> owned;
+  Buffers owned;
   for (std::size_t i = 0; i < segments_.size(); ++i) {
-    Segment& segment = segments_[i];
-    require(segment.size >= 0, "params", segment.size, "a size >= 0");
-    require_buffer(segment.param, segment.size, options_.dtype, numbered("params", i).c_str());
-    if (needs_state1) {
-      require_buffer(segment.state1, segment.size, options_.dtype, numbered("state1", i).c_str());
-    } else {
-      segment.state1 = nullptr;
-    }
-    if (moments) {
-      require_buffer(segment.state2, segment.size, options_.dtype, numbered("state2", i).c_str());
-    } else {
-      segment.state2 = nullptr;
-    }
-    require(std::isfinite(segment.lr_scale) && segment.lr_scale >= 0, "lr_scale", segment.lr_scale,
-            "a finite number >= 0");
-    if (segment.weight_decay) {
-      require(std::isfinite(*segment.weight_decay) && *segment.weight_decay >= 0, "weight_decay",
-              *segment.weight_decay, "a finite number >= 0");
-    }
-    add_interval(owned, segment.param, segment.size, options_.dtype, numbered("params", i));
-    add_interval(owned, segment.state1, segment.size, options_.dtype, numbered("state1", i));
-    add_interval(owned, segment.state2, segment.size, options_.dtype, numbered("state2", i));
+    check_segment(options_, i, segments_[i], owned);
   }
-  require_disjoint(owned);
+  owned.require_disjoint();
   plan_ = std::make_unique<Plan>(sizes_of(segments_));
   plan_->owned = std::move(owned);
 }
@@ -175,36 +56,53 @@ Optimizer::Optimizer(const OptimizerOptions& options, std::vector<Segment> segme
 Optimizer::~Optimizer() = default;
 
 void Optimizer::set_step_count(std::int64_t count) {
-  require(count >= 0, "step_count", count, "a number >= 0");
+  require(count >= 0 && count < (std::int64_t{1} << 48), "step_count", count,
+          "a number in [0, 2^48)");
   step_count_ = count;
+}
+
+void Optimizer::set_weight_decay(double weight_decay) {
+  OptimizerOptions changed = options_;
+  changed.weight_decay = weight_decay;
+  check_options(changed);
+  options_ = changed;
 }
 
 StepResult Optimizer::step(const std::vector<void*>& grads, const StepOptions& step_options) {
   const BusyGuard guard(busy_);
-  check_step(step_options);
+  check_step(step_options, options_);
+  const DType dtype = step_options.grad_dtype.value_or(options_.dtype);
   const std::vector<const void*> inputs(grads.begin(), grads.end());
-  if (grads != plan_->checked_grads) {
-    check_grads(inputs, plan_->chunks.sizes, options_.dtype);
-    std::vector<Interval> all = plan_->owned;
+  if (grads != plan_->checked_grads || dtype != plan_->checked_dtype) {
+    check_grads(inputs, plan_->partials.sizes, dtype, "grads");
+    Buffers all = plan_->owned;
     for (std::size_t i = 0; i < grads.size(); ++i) {
-      add_interval(all, grads[i], segments_[i].size, options_.dtype, numbered("grads", i));
+      all.add(grads[i], segments_[i].size * size_of(dtype), "grads", i);
     }
-    require_disjoint(all);
+    all.require_disjoint();
     plan_->checked_grads = grads;
+    plan_->checked_dtype = dtype;
+  }
+  if (step_options.partials != nullptr && step_options.partials->sizes != plan_->partials.sizes) {
+    fail("partials", "those of tensors of other sizes", "those of these gradients");
   }
 
   StepResult result;
-  backend_of(device_).together([&] { result = checked_step(inputs, grads, step_options); });
+  backend_of(device_).together([&] { result = checked_step(inputs, grads, dtype, step_options); });
   return result;
 }
 
 StepResult Optimizer::checked_step(const std::vector<const void*>& inputs,
-                                   const std::vector<void*>& grads,
+                                   const std::vector<void*>& grads, DType grad_dtype,
                                    const StepOptions& step_options) {
   const Backend& device = backend_of(device_);
+  double norm = step_options.partials != nullptr ? step_options.partials->norm() : 0;
+  // Sums that have left the range of doubles say nothing yet about the gradients.
+  if (step_options.partials == nullptr || !std::isfinite(norm) || norm < 1e-140) {
+    norm = device.grad_norm(inputs, grad_dtype, plan_->partials);
+  }
   StepResult result;
-  result.grad_norm =
-      device.grad_norm(inputs, options_.dtype, plan_->chunks).norm / step_options.grad_scale;
+  result.grad_norm = norm / step_options.grad_scale;
   if (step_options.max_norm) {
     result.clip_scale = clip_scale(result.grad_norm, *step_options.max_norm);
   }
@@ -212,13 +110,13 @@ StepResult Optimizer::checked_step(const std::vector<const void*>& inputs,
   // An element beyond the type's range, or one that scaling would take there.
   const double largest = largest_of(options_.dtype);
   if (!(result.grad_norm * result.clip_scale <= largest)) {
-    const GradNorm beyond = device.first_beyond(inputs, options_.dtype, plan_->chunks,
+    const GradNorm beyond = device.first_beyond(inputs, grad_dtype, plan_->partials,
                                                 std::min(largest, largest / multiplier));
     if (beyond.nonfinite_segment >= 0) return skip(result, beyond);
   }
   consecutive_skips_ = 0;
-  device.update({options_, step_options, segments_, grads, step_count_ + 1, multiplier},
-                plan_->chunks);
+  device.update({options_, step_options, segments_, grads, grad_dtype, step_count_ + 1, multiplier},
+                plan_->partials);
   ++step_count_;
   return result;
 }
@@ -241,42 +139,24 @@ StepResult Optimizer::skip(StepResult result, const GradNorm& beyond) {
 
 std::vector<Segment> segments_of(const Layout& layout, DType dtype, void* params, void* state1,
                                  void* state2) {
-  const auto at = [dtype](void* base, std::int64_t offset) -> void* {
-    return base == nullptr ? nullptr : static_cast<char*>(base) + offset * size_of(dtype);
+  const auto at = [](void* base, std::int64_t offset, DType type) -> void* {
+    return base == nullptr ? nullptr : static_cast<char*>(base) + offset * size_of(type);
   };
+  const DType state = dtype == DType::f64 ? DType::f64 : DType::f32;
   std::vector<Segment> segments;
   for (const LayoutEntry& entry : layout.entries()) {
-    segments.push_back({at(params, entry.offset), at(state1, entry.offset),
-                        at(state2, entry.offset), entry.size, entry.lr_scale, entry.weight_decay,
-                        entry.name});
+    Segment segment;
+    segment.param = at(params, entry.offset, dtype);
+    segment.state1 = at(state1, entry.offset, state);
+    segment.state2 = at(state2, entry.offset, state);
+    segment.size = entry.size;
+    segment.lr_scale = entry.lr_scale;
+    segment.weight_decay = entry.weight_decay;
+    segment.betas = entry.betas;
+    segment.name = entry.name;
+    segments.push_back(segment);
   }
   return segments;
-}
-
-GradNorm grad_norm(const std::vector<const void*>& grads, const std::vector<std::int64_t>& sizes,
-                   DType dtype, Device device) {
-  check_grads(grads, sizes, dtype);
-  ChunkTable chunks(sizes);
-  return finite_norm(grads, dtype, chunks, device);
-}
-
-GradNorm clip_grad_norm(const std::vector<void*>& grads, const std::vector<std::int64_t>& sizes,
-                        DType dtype, double max_norm, Device device) {
-  require(std::isfinite(max_norm) && max_norm > 0, "max_norm", max_norm, "a finite number > 0");
-  const std::vector<const void*> inputs(grads.begin(), grads.end());
-  check_grads(inputs, sizes, dtype);
-  std::vector<Interval> all;
-  for (std::size_t i = 0; i < grads.size(); ++i) {
-    add_interval(all, grads[i], sizes[i], dtype, numbered("grads", i));
-  }
-  require_disjoint(all);
-  ChunkTable chunks(sizes);
-  const GradNorm norm = finite_norm(inputs, dtype, chunks, device);
-  const double factor = clip_scale(norm.norm, max_norm);
-  if (norm.nonfinite_segment < 0 && factor < 1) {
-    backend_of(device).scale(grads, dtype, chunks, factor);
-  }
-  return norm;
 }
 
 }  // namespace flatstep

@@ -9,13 +9,15 @@ namespace flatstep {
 
 constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9u;
 constexpr std::uint32_t kPhiloxWeyl1 = 0xBB67AE85u;
+constexpr std::uint32_t kPhiloxMultiplier0 = 0xD2511F53u;
+constexpr std::uint32_t kPhiloxMultiplier1 = 0xCD9E8D57u;
 constexpr int kPhiloxRounds = 10;
 
 // One round on one counter; the keys then grow by the Weyl constants.
 static inline void philox_round(std::uint32_t& c0, std::uint32_t& c1, std::uint32_t& c2,
                                 std::uint32_t& c3, std::uint32_t key0, std::uint32_t key1) {
-  const std::uint64_t product0 = std::uint64_t{0xD2511F53u} * c0;
-  const std::uint64_t product1 = std::uint64_t{0xCD9E8D57u} * c2;
+  const std::uint64_t product0 = std::uint64_t{kPhiloxMultiplier0} * c0;
+  const std::uint64_t product1 = std::uint64_t{kPhiloxMultiplier1} * c2;
   c0 = static_cast<std::uint32_t>(product1 >> 32) ^ c1 ^ key0;
   c1 = static_cast<std::uint32_t>(product1);
   c2 = static_cast<std::uint32_t>(product0 >> 32) ^ c3 ^ key1;

@@ -59,6 +59,10 @@ const char* name_of(DType dtype) {
       return "int32";
     case DType::i64:
       return "int64";
+    case DType::u8:
+      return "uint8";
+    case DType::u16:
+      return "uint16";
   }
   return "unknown";
 }

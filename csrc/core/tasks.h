@@ -101,13 +101,41 @@ struct CrossEntropySums {
 template <class T>
 struct UpdateScalars {
   T lr, weight_decay;
-  T grad_scale[2];  // factors of the gradient, applied one after the other
+  // Factors of the gradient, applied one after the other: 1 / grad_scale, clipping, and the sign.
+  T grad_scale[2];
   T one_minus_beta1, one_minus_beta2, beta2;
+  T lerp_weight;  // of torch mode: 1 - beta1 from m on, or -beta1 from the gradient on
   T bias_correction1, bias_correction2_sqrt, eps;
-  T step_size;     // lr / bias_correction1 (torch mode)
-  T decay_factor;  // 1 - lr * weight_decay (torch mode)
+  T correction;     // bias_correction2_sqrt / bias_correction1 (8-bit state)
+  T eps_corrected;  // eps * bias_correction2_sqrt (8-bit state)
+  T step_size;      // lr / bias_correction1 (torch mode)
+  T decay_factor;   // 1 - lr * weight_decay (torch mode)
   T momentum, one_minus_dampening;
-  bool nesterov, first_step, zero_grad;
+  bool nesterov, first_step, lerp_from_gradient;
+};
+
+// A run of elements and their state; state3 is the largest state2 so far, or null.
+template <class T>
+struct UpdateArrays {
+  T* param;
+  const T* grad;
+  T *state1, *state2, *state3;
+};
+
+// How the arithmetic of an update is rounded. PyTorch's kernels treat what is left behind the last
+// whole vector of 8 floats (4 doubles) differently.
+enum class Rounding { native, torch, torch_tail };
+
+// Whole blocks of 128 elements with 8-bit moments (StateFormat::block8) and 16 random bits for
+// each.
+struct LowBitArrays {
+  float* param;
+  const float* grad;
+  const std::uint16_t* random;
+  std::uint8_t* codes1;    // of the first moment, or null
+  std::uint16_t* scales1;  // one a block
+  std::uint8_t* codes2;
+  std::uint16_t* scales2;
 };
 
 struct DropoutTask {

@@ -2,9 +2,11 @@
 #include "core/backend.h"
 
 #include "core/tasks.h"
+#include "cpu/convert.h"
 #include "cpu/cross_entropy.h"
 #include "cpu/dropout.h"
 #include "cpu/gemm.h"
+#include "cpu/gradient.h"
 #include "cpu/isa.h"
 #include "cpu/optimizer.h"
 #include "cpu/parallel.h"
@@ -13,19 +15,6 @@ namespace flatstep::cpu {
 namespace {
 
 constexpr std::int64_t kColumnsPerTask = 1024;
-
-void convert_row(const void* from, DType from_dtype, void* to, DType to_dtype, std::int64_t size) {
-  const KernelTable& table = kernels();
-  if (from_dtype == DType::bf16) {
-    table.widen_bf16(static_cast<const bf16_bits*>(from), size, static_cast<float*>(to));
-  } else if (from_dtype == DType::f16) {
-    table.widen_f16(static_cast<const f16_bits*>(from), size, static_cast<float*>(to));
-  } else if (to_dtype == DType::bf16) {
-    table.narrow_bf16(static_cast<const float*>(from), size, static_cast<bf16_bits*>(to));
-  } else {
-    table.narrow_f16(static_cast<const float*>(from), size, static_cast<f16_bits*>(to));
-  }
-}
 
 class CpuBackend final : public Backend {
  public:
@@ -63,28 +52,38 @@ class CpuBackend final : public Backend {
   void convert(const ConstMatrix& from, void* to, DType to_dtype,
                std::int64_t to_row_stride) const override {
     parallel_for(from.rows, [&](std::int64_t row, int) {
-      convert_row(static_cast<const char*>(from.data) + row * from.row_stride * size_of(from.dtype),
-                  from.dtype, static_cast<char*>(to) + row * to_row_stride * size_of(to_dtype),
-                  to_dtype, from.cols);
+      const char* source =
+          static_cast<const char*>(from.data) + row * from.row_stride * size_of(from.dtype);
+      char* target = static_cast<char*>(to) + row * to_row_stride * size_of(to_dtype);
+      if (from.dtype == DType::f32) {
+        narrow(reinterpret_cast<const float*>(source), from.cols, target, to_dtype);
+      } else {
+        widen(source, from.dtype, from.cols, reinterpret_cast<float*>(target));
+      }
     });
   }
 
-  GradNorm grad_norm(const std::vector<const void*>& grads, DType dtype,
-                     ChunkTable& chunks) const override {
-    return cpu::grad_norm(grads, dtype, chunks);
+  double grad_norm(const std::vector<const void*>& grads, DType dtype,
+                   GradPartials& partials) const override {
+    return cpu::grad_norm(grads, dtype, partials);
   }
 
   GradNorm first_beyond(const std::vector<const void*>& grads, DType dtype,
-                        const ChunkTable& chunks, double limit) const override {
+                        const GradPartials& chunks, double limit) const override {
     return cpu::first_beyond(grads, dtype, chunks, limit);
   }
 
-  void scale(const std::vector<void*>& grads, DType dtype, const ChunkTable& chunks,
+  void scale(const std::vector<void*>& grads, DType dtype, const GradPartials& chunks,
              double factor) const override {
     cpu::scale(grads, dtype, chunks, factor);
   }
 
-  void update(const UpdateTask& task, const ChunkTable& chunks) const override {
+  void accumulate(const std::vector<void*>& totals, const std::vector<const void*>& src,
+                  const AccumulateOptions& options, GradPartials& partials) const override {
+    cpu::accumulate(totals, src, options, partials);
+  }
+
+  void update(const UpdateTask& task, const GradPartials& chunks) const override {
     cpu::update(task, chunks);
   }
 

@@ -1,164 +1,220 @@
+// The update of all tensors, chunk by chunk. Kernels compute on f32 (f64 for f64 parameters);
+// what is stored in another form goes through a few KB of buffers in the nearest cache.
 #include "cpu/optimizer.h"
 
-#include <algorithm>
 #include <cmath>
+#include <cstring>
 
-#include "cpu/isa.h"
-#include "cpu/parallel.h"
+#include "cpu/chunks.h"
+#include "cpu/convert.h"
+#include "cpu/gradient.h"
 
 namespace flatstep::cpu {
 namespace {
 
-constexpr std::int64_t kChunk = ChunkTable::kChunk;
-constexpr std::int64_t kChunksPerTask = 8;
-
-// visit(segment, begin, end, chunk) for every chunk, on all threads.
-template <class Visit>
-void for_each_chunk(const ChunkTable& table, const Visit& visit) {
-  parallel_ranges(table.chunks(), kChunksPerTask, [&](std::int64_t first, std::int64_t last) {
-    const auto& starts = table.first_chunk;
-    std::size_t segment = static_cast<std::size_t>(
-        std::upper_bound(starts.begin(), starts.end(), first) - starts.begin() - 1);
-    for (std::int64_t chunk = first; chunk < last; ++chunk) {
-      while (chunk >= starts[segment + 1]) ++segment;
-      const std::int64_t begin = (chunk - starts[segment]) * kChunk;
-      visit(segment, begin, std::min(begin + kChunk, table.sizes[segment]), chunk);
-    }
-  });
-}
-
-template <class T>
-GradNorm find_beyond(const std::vector<const void*>& grads, const ChunkTable& table, double limit) {
-  GradNorm found;
-  for (std::size_t segment = 0; segment < grads.size(); ++segment) {
-    const T* grad = static_cast<const T*>(grads[segment]);
-    for (std::int64_t i = 0; i < table.sizes[segment]; ++i) {
-      if (!(std::fabs(static_cast<double>(grad[i])) <= limit)) {
-        found.nonfinite_segment = static_cast<std::int64_t>(segment);
-        found.nonfinite_index = i;
-        return found;
-      }
-    }
-  }
-  return found;
-}
-
-// A factor as two of the type, so that neither is subnormal: it may be too small for one float
-// though the products are not.
-template <class T>
-void split_factor(double factor, T (&parts)[2]) {
-  constexpr double kPower = 0x1p64;
-  parts[0] = T(1);
-  if (factor < 1 / kPower) parts[0] = static_cast<T>(1 / kPower);
-  if (factor > kPower) parts[0] = static_cast<T>(kPower);
-  parts[1] = static_cast<T>(factor / static_cast<double>(parts[0]));
-}
-
-// Squares of doubles can leave the range where the norm itself does not: divide by the largest.
-double scaled_norm(const std::vector<const void*>& grads, const ChunkTable& table) {
-  const auto for_each = [&](const auto& visit) {
-    for (std::size_t segment = 0; segment < grads.size(); ++segment) {
-      const double* grad = static_cast<const double*>(grads[segment]);
-      for (std::int64_t i = 0; i < table.sizes[segment]; ++i) visit(std::fabs(grad[i]));
-    }
-  };
-  double largest = 0;
-  for_each([&](double value) { largest = value <= largest ? largest : value; });
-  if (largest == 0 || !std::isfinite(largest)) return largest;
-  double sum = 0;
-  for_each([&](double value) { sum += (value / largest) * (value / largest); });
-  return largest * std::sqrt(sum);
-}
-
-template <class T>
-GradNorm norm_of(const std::vector<const void*>& grads, ChunkTable& table,
-                 double (*sum_of_squares)(const T*, std::int64_t)) {
-  for_each_chunk(
-      table, [&](std::size_t segment, std::int64_t begin, std::int64_t end, std::int64_t chunk) {
-        table.partials[static_cast<std::size_t>(chunk)] =
-            sum_of_squares(static_cast<const T*>(grads[segment]) + begin, end - begin);
-      });
-  double sum = 0;
-  for (const double partial : table.partials) sum += partial;
-  GradNorm norm;
-  norm.norm = std::sqrt(sum);
-  const bool out_of_range = !(sum > 1e-280 && std::isfinite(sum));
-  if (std::is_same_v<T, double> && out_of_range) norm.norm = scaled_norm(grads, table);
-  return norm;
-}
+// Elements that go through the buffers at a time.
+constexpr std::int64_t kStretch = 1024;
+static_assert(kStretch % kStateBlock == 0 && kStateBlock == kRoundingBlock);
 
 template <class T>
 UpdateScalars<T> scalars_of(const UpdateTask& task, const Segment& segment) {
   const OptimizerOptions& options = task.options;
+  const Betas betas = segment.betas.value_or(Betas{options.beta1, options.beta2});
   const double t = static_cast<double>(task.step);
   const double lr = task.step_options.lr * segment.lr_scale;
   const double weight_decay = segment.weight_decay.value_or(options.weight_decay);
-  const double bias_correction1 = 1.0 - std::pow(options.beta1, t);
+  const double bias_correction1 = 1.0 - std::pow(betas.beta1, t);
+  const double correction2 = std::sqrt(1.0 - std::pow(betas.beta2, t));
   UpdateScalars<T> s{};
   s.lr = static_cast<T>(lr);
   s.weight_decay = static_cast<T>(weight_decay);
-  split_factor(task.grad_multiplier, s.grad_scale);
-  s.one_minus_beta1 = static_cast<T>(1.0 - options.beta1);
-  s.one_minus_beta2 = static_cast<T>(1.0 - options.beta2);
-  s.beta2 = static_cast<T>(options.beta2);
+  split_factor(options.maximize ? -task.grad_multiplier : task.grad_multiplier, s.grad_scale);
+  s.one_minus_beta1 = static_cast<T>(1.0 - betas.beta1);
+  s.one_minus_beta2 = static_cast<T>(1.0 - betas.beta2);
+  s.beta2 = static_cast<T>(betas.beta2);
+  s.lerp_from_gradient = s.one_minus_beta1 >= T(0.5);
+  s.lerp_weight = s.lerp_from_gradient ? s.one_minus_beta1 - T(1) : s.one_minus_beta1;
   s.bias_correction1 = static_cast<T>(bias_correction1);
-  s.bias_correction2_sqrt = static_cast<T>(std::sqrt(1.0 - std::pow(options.beta2, t)));
+  s.bias_correction2_sqrt = static_cast<T>(correction2);
   s.eps = static_cast<T>(options.eps);
+  s.correction = static_cast<T>(correction2 / bias_correction1);
+  s.eps_corrected = static_cast<T>(options.eps * correction2);
   s.step_size = static_cast<T>(lr / bias_correction1);
   s.decay_factor = static_cast<T>(1.0 - lr * weight_decay);
   s.momentum = static_cast<T>(options.momentum);
   s.one_minus_dampening = static_cast<T>(1.0 - options.dampening);
   s.nesterov = options.nesterov;
   s.first_step = task.step == 1;
-  s.zero_grad = task.step_options.zero_grad;
   return s;
 }
 
+bool same_group(const Segment& a, const Segment& b) {
+  const bool same_betas =
+      a.betas.has_value() == b.betas.has_value() &&
+      (!a.betas || (a.betas->beta1 == b.betas->beta1 && a.betas->beta2 == b.betas->beta2));
+  return same_betas && a.lr_scale == b.lr_scale && a.weight_decay == b.weight_decay;
+}
+
+// Of each segment; neighbours often share them.
 template <class T>
-void update_all(const UpdateTask& task, const ChunkTable& table,
-                const UpdateFunction<T> (&functions)[3][2]) {
-  const UpdateFunction<T> function =
-      functions[static_cast<int>(task.options.algorithm)][static_cast<int>(task.options.mode)];
-  std::vector<UpdateScalars<T>> scalars;
-  for (const Segment& segment : task.segments) scalars.push_back(scalars_of<T>(task, segment));
-  const auto at = [](void* base, std::int64_t offset) {
-    return base == nullptr ? nullptr : static_cast<T*>(base) + offset;
+std::vector<UpdateScalars<T>> all_scalars(const UpdateTask& task) {
+  std::vector<UpdateScalars<T>> all;
+  all.reserve(task.segments.size());
+  for (std::size_t i = 0; i < task.segments.size(); ++i) {
+    const bool known = i > 0 && same_group(task.segments[i - 1], task.segments[i]);
+    all.push_back(known ? all.back() : scalars_of<T>(task, task.segments[i]));
+  }
+  return all;
+}
+
+template <class T>
+T* at(void* base, std::int64_t index) {
+  return base == nullptr ? nullptr : static_cast<T*>(base) + index;
+}
+
+// Parameters, gradients and full state of the type of the arithmetic: updated where they are.
+template <class T>
+void update_in_place(const UpdateTask& task, const UpdateFunction<T> (&functions)[3],
+                     const Segment& segment, void* grad, std::int64_t begin, std::int64_t end,
+                     const UpdateScalars<T>& scalars) {
+  constexpr std::int64_t kTorchVector = 32 / static_cast<std::int64_t>(sizeof(T));
+  const auto run = [&](Rounding rounding, std::int64_t first, std::int64_t last) {
+    if (first == last) return;
+    const UpdateArrays<T> arrays{at<T>(segment.param, first), at<T>(grad, first),
+                                 at<T>(segment.state1, first), at<T>(segment.state2, first),
+                                 at<T>(segment.state3, first)};
+    functions[static_cast<int>(rounding)](arrays, last - first, scalars);
   };
-  for_each_chunk(table, [&](std::size_t i, std::int64_t begin, std::int64_t end, std::int64_t) {
-    const Segment& segment = task.segments[i];
-    function(at(segment.param, begin), at(task.grads[i], begin), at(segment.state1, begin),
-             at(segment.state2, begin), end - begin, scalars[i]);
-  });
+  if (task.options.mode == OptimizerMode::native) {
+    run(Rounding::native, begin, end);
+  } else {
+    const std::int64_t whole = end - end % kTorchVector;
+    run(Rounding::torch, begin, whole);
+    run(Rounding::torch_tail, whole, end);
+  }
+}
+
+struct Buffers {
+  alignas(64) float param[kStretch], grad[kStretch];
+  alignas(64) std::uint16_t random[kStretch];
+};
+
+// The same for a block that is not whole: copies padded with zeros.
+struct PaddedBlock {
+  alignas(64) float param[kStateBlock] = {}, grad[kStateBlock] = {};
+  alignas(64) std::uint8_t codes1[kStateBlock] = {}, codes2[kStateBlock] = {};
+};
+
+void update_low_bit(Algorithm algorithm, const LowBitArrays& arrays, std::int64_t size,
+                    const UpdateScalars<float>& scalars) {
+  const auto function = kernels().update_low_bit[static_cast<int>(algorithm)];
+  const std::int64_t whole = size / kStateBlock * kStateBlock;
+  if (whole > 0) function(arrays, whole, scalars);
+  if (whole == size) return;
+  PaddedBlock block;
+  const auto move = [&](auto* to, const auto* from) {
+    if (from != nullptr) std::copy_n(from, size - whole, to);
+  };
+  const auto behind = [&](auto* array) { return array == nullptr ? nullptr : array + whole; };
+  move(block.param, behind(arrays.param));
+  move(block.grad, behind(arrays.grad));
+  move(block.codes1, behind(arrays.codes1));
+  move(block.codes2, behind(arrays.codes2));
+  const std::int64_t index = whole / kStateBlock;
+  function({block.param, block.grad, arrays.random + whole, block.codes1, arrays.scales1 + index,
+            block.codes2, arrays.scales2 == nullptr ? nullptr : arrays.scales2 + index},
+           kStateBlock, scalars);
+  move(behind(arrays.param), block.param);
+  move(behind(arrays.codes1), block.codes1);
+  if (arrays.codes2 != nullptr) move(behind(arrays.codes2), block.codes2);
+}
+
+// Up to kStretch elements, `begin` a multiple of it, through the buffers.
+void update_stretch(const UpdateTask& task, UpdateFunction<float> function, std::size_t number,
+                    std::int64_t begin, std::int64_t size, const UpdateScalars<float>& scalars,
+                    Buffers& buffers) {
+  const Segment& segment = task.segments[number];
+  // SGD without momentum has no state.
+  const bool low_bit = task.options.state == StateFormat::block8 && segment.state1 != nullptr;
+  const bool stochastic = task.options.dtype == DType::bf16;
+  float* param = at<float>(segment.param, begin);
+  const float* grad = at<float>(task.grads[number], begin);
+  if (task.grad_dtype != DType::f32) {
+    widen(at<bf16_bits>(task.grads[number], begin), task.grad_dtype, size, buffers.grad);
+    grad = buffers.grad;
+  }
+  if (stochastic) {
+    widen(at<bf16_bits>(segment.param, begin), DType::bf16, size, buffers.param);
+    param = buffers.param;
+  }
+  if (low_bit || stochastic) {
+    kernels().rounding_bits({task.options.seed, task.step, static_cast<std::int64_t>(number)},
+                            begin, (size + kStateBlock - 1) / kStateBlock * kStateBlock,
+                            buffers.random);
+  }
+  if (low_bit) {
+    const std::int64_t block = begin / kStateBlock;
+    update_low_bit(
+        task.options.algorithm,
+        {param, grad, buffers.random, at<std::uint8_t>(segment.state1, begin),
+         at<std::uint16_t>(segment.scale1, block), at<std::uint8_t>(segment.state2, begin),
+         at<std::uint16_t>(segment.scale2, block)},
+        size, scalars);
+  } else {
+    function({param, grad, at<float>(segment.state1, begin), at<float>(segment.state2, begin),
+              at<float>(segment.state3, begin)},
+             size, scalars);
+  }
+  if (stochastic) {
+    kernels().round_to_bf16(buffers.param, buffers.random, size,
+                            at<bf16_bits>(segment.param, begin));
+  }
+}
+
+void finish_chunk(const UpdateTask& task, std::size_t number, std::int64_t begin,
+                  std::int64_t end) {
+  const Segment& segment = task.segments[number];
+  if (segment.copy != nullptr) {
+    narrow(at<float>(segment.param, begin), end - begin, at<bf16_bits>(segment.copy, begin),
+           DType::bf16);
+  }
+  if (task.step_options.zero_grad) {
+    const std::int64_t bytes = size_of(task.grad_dtype);
+    std::memset(at<char>(task.grads[number], begin * bytes), 0,
+                static_cast<std::size_t>((end - begin) * bytes));
+  }
+}
+
+template <class T>
+void update_all(const UpdateTask& task, const GradPartials& table,
+                const UpdateFunction<T> (&all_functions)[3][3]) {
+  const auto& functions = all_functions[static_cast<int>(task.options.algorithm)];
+  const std::vector<UpdateScalars<T>> scalars = all_scalars<T>(task);
+  const bool in_place = std::is_same_v<T, double> ||
+                        (task.options.dtype == DType::f32 && task.grad_dtype == DType::f32 &&
+                         task.options.state == StateFormat::full);
+  for_each_chunk(table, Order::backwards,
+                 [&](std::size_t i, std::int64_t begin, std::int64_t end, std::int64_t) {
+                   if constexpr (std::is_same_v<T, float>) {
+                     if (!in_place) {
+                       Buffers buffers;
+                       for (std::int64_t first = begin; first < end; first += kStretch) {
+                         update_stretch(task, functions[0], i, first,
+                                        std::min(kStretch, end - first), scalars[i], buffers);
+                       }
+                     }
+                   }
+                   if (in_place) {
+                     update_in_place(task, functions, task.segments[i], task.grads[i], begin, end,
+                                     scalars[i]);
+                   }
+                   finish_chunk(task, i, begin, end);
+                 });
 }
 
 }  // namespace
 
-GradNorm grad_norm(const std::vector<const void*>& grads, DType dtype, ChunkTable& chunks) {
-  return dtype == DType::f64 ? norm_of<double>(grads, chunks, kernels().sum_of_squares_f64)
-                             : norm_of<float>(grads, chunks, kernels().sum_of_squares_f32);
-}
-
-GradNorm first_beyond(const std::vector<const void*>& grads, DType dtype, const ChunkTable& chunks,
-                      double limit) {
-  return dtype == DType::f64 ? find_beyond<double>(grads, chunks, limit)
-                             : find_beyond<float>(grads, chunks, limit);
-}
-
-void scale(const std::vector<void*>& grads, DType dtype, const ChunkTable& chunks, double factor) {
-  float singles[2];
-  double doubles[2];
-  split_factor(factor, singles);
-  split_factor(factor, doubles);
-  for_each_chunk(chunks, [&](std::size_t i, std::int64_t begin, std::int64_t end, std::int64_t) {
-    if (dtype == DType::f64) {
-      kernels().scale_f64(static_cast<double*>(grads[i]) + begin, end - begin, doubles);
-    } else {
-      kernels().scale_f32(static_cast<float*>(grads[i]) + begin, end - begin, singles);
-    }
-  });
-}
-
-void update(const UpdateTask& task, const ChunkTable& chunks) {
+void update(const UpdateTask& task, const GradPartials& chunks) {
   if (task.options.dtype == DType::f64) {
     update_all<double>(task, chunks, kernels().update_f64);
   } else {

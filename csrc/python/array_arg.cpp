@@ -60,6 +60,8 @@ DType dtype_of(const dlpack::DataType& type, const std::string& name) {
     if (type.code == dlpack::kBfloat && type.bits == 16) return DType::bf16;
     if (type.code == dlpack::kInt && type.bits == 32) return DType::i32;
     if (type.code == dlpack::kInt && type.bits == 64) return DType::i64;
+    if (type.code == dlpack::kUInt && type.bits == 8) return DType::u8;
+    if (type.code == dlpack::kUInt && type.bits == 16) return DType::u16;
   }
   wrong_type(name, dtype_text(type), "float32, float64, bfloat16, float16, int32 or int64");
 }

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_core, module) {
   flatstep::python::bind_runtime(module);
   flatstep::python::bind_layout(module);
   flatstep::python::bind_loss(module);
+  flatstep::python::bind_grad(module);
   flatstep::python::bind_optim(module);
   flatstep::python::bind_gpt(module);
 }

@@ -8,6 +8,7 @@ from . import schedule
 from ._core import __version__
 from .dropout import dropout, dropout_mask
 from .gpt import GPT, GPTConfig
+from .grad import GradPartials, accumulate, clip_grad_norm_, grad_norm
 from .layout import Layout
 from .loss import (
     CrossEntropyResult,
@@ -15,7 +16,7 @@ from .loss import (
     cross_entropy,
     linear_cross_entropy,
 )
-from .optim import SGD, Adam, AdamW, StepInfo, clip_grad_norm_, grad_norm
+from .optim import SGD, Adam, AdamW, StepInfo
 from .runtime import get_num_threads, info, set_num_threads
 
 __all__ = [
@@ -25,10 +26,12 @@ __all__ = [
     "AdamW",
     "CrossEntropyResult",
     "GPTConfig",
+    "GradPartials",
     "Layout",
     "LinearCrossEntropyResult",
     "StepInfo",
     "__version__",
+    "accumulate",
     "clip_grad_norm_",
     "cross_entropy",
     "dropout",

@@ -11,6 +11,15 @@ def number(value, argument):
         raise TypeError(f"{argument}: got {type(value).__name__}, expected a number") from None
 
 
+def pair(value, argument):
+    """``value`` as two floats."""
+    try:
+        first, second = value
+    except (TypeError, ValueError):
+        raise TypeError(f"{argument}: got {value!r}, expected two numbers") from None
+    return number(first, argument), number(second, argument)
+
+
 def optional_number(value, argument):
     """``value`` as a float, or None."""
     return None if value is None else number(value, argument)

@@ -46,6 +46,8 @@ class LayoutEntry:
     def lr_scale(self) -> float: ...
     @property
     def weight_decay(self) -> float | None: ...
+    @property
+    def betas(self) -> tuple[float, float] | None: ...
 
 class Layout:
     def __init__(self) -> None: ...
@@ -55,7 +57,9 @@ class Layout:
         shape: Sequence[int],
         lr_scale: float = 1.0,
         weight_decay: float | None = None,
+        betas: tuple[float, float] | None = None,
     ) -> None: ...
+    def leave_vectors_undecayed(self) -> None: ...
     def at(self, name: str) -> LayoutEntry: ...
     def contains(self, name: str) -> bool: ...
     @property
@@ -122,29 +126,43 @@ class OptimizerMode(enum.Enum):
     native = ...
     torch = ...
 
+class StateFormat(enum.Enum):
+    full = ...
+    block8 = ...
+
 class OptimizerOptions:
-    def __init__(
-        self,
-        algorithm: Algorithm,
-        mode: OptimizerMode,
-        beta1: float,
-        beta2: float,
-        eps: float,
-        weight_decay: float,
-        momentum: float,
-        dampening: float,
-        nesterov: bool,
-        max_consecutive_skips: int,
-    ) -> None: ...
+    def __init__(self) -> None: ...
+    algorithm: Algorithm
+    mode: OptimizerMode
+    state: StateFormat
+    beta1: float
+    beta2: float
+    eps: float
+    weight_decay: float
+    momentum: float
+    dampening: float
+    nesterov: bool
+    amsgrad: bool
+    maximize: bool
+    seed: int
+    max_consecutive_skips: int
+
+class GradPartials:
+    @property
+    def sizes(self) -> list[int]: ...
+    @property
+    def norm(self) -> float: ...
 
 class Optimizer:
     def __init__(
         self,
         options: OptimizerOptions,
         params: list[Any],
-        state1: list[Any],
-        state2: list[Any],
-        segments: Sequence[tuple[int, int, int, float, float | None, str]],
+        buffers: dict[str, list[Any]],
+        copy_name: str,
+        segments: Sequence[
+            tuple[int, int, int, int, float, float | None, tuple[float, float] | None, str]
+        ],
     ) -> None: ...
     def step(
         self,
@@ -153,10 +171,17 @@ class Optimizer:
         max_norm: float | None,
         grad_scale: float,
         zero_grad: bool,
+        partials: GradPartials | None,
     ) -> tuple[float, float, bool, int, int]: ...
     step_count: int
+    weight_decay: float
 
 def grad_norm(grads: list[Any], max_norm: float | None = None) -> tuple[float, int, int]: ...
+def accumulate(
+    totals: list[Any], src: list[Any], sizes: list[int], scale: float, overwrite: bool
+) -> GradPartials: ...
+def state_block() -> int: ...
+def convert(from_array: Any, to_array: Any) -> None: ...
 
 class Gpt:
     def __init__(

@@ -1,14 +1,16 @@
-"""What SGD, Adam and AdamW share: segments, state arrays, the step and the state dict."""
+"""What SGD, Adam and AdamW share: segments, state, the step and the state dict."""
 
 import math
 from dataclasses import dataclass
 
 import numpy as np
 
-from . import _arrays, _checks, _core
-from .layout import Layout
+from . import _arrays, _checks, _core, _torch_state
+from ._segments import array_name, make_segments
+from ._state import State, zeros
 
 _MODES = {"native": _core.OptimizerMode.native, "torch": _core.OptimizerMode.torch}
+_FORMATS = {"full": _core.StateFormat.full, "8bit": _core.StateFormat.block8}
 
 
 @dataclass(frozen=True)
@@ -34,38 +36,77 @@ class StepInfo:
 
 
 class Optimizer:
-    """What the three algorithms share: segments, state arrays, the step and the state dict."""
+    """What the three algorithms share: segments, state, the step and the state dict."""
 
     _algorithm = None
     _kind = ""
-    _state_names = ()
 
-    def __init__(self, params, *, lr, weight_decay, layout, mode, max_consecutive_skips, **options):
-        self._params = list(params) if isinstance(params, (list, tuple)) else [params]
+    def __init__(
+        self,
+        params,
+        *,
+        state_names,
+        lr,
+        weight_decay,
+        layout,
+        mode,
+        state,
+        stochastic_rounding,
+        bf16_copy,
+        seed,
+        max_consecutive_skips,
+        **options,
+    ):
         self._flat = not isinstance(params, (list, tuple))
-        described = [_arrays.describe(p, _name(i, self._flat)) for i, p in enumerate(self._params)]
-        self._segments = _segments([shape for shape, _ in described], layout, self._flat)
+        self._params = as_list(params)
+        self._segments = make_segments(self._params, layout, self._flat)
+        self._seed = _checks.unsigned64(seed, "seed")
         self.lr = lr
-        self._state = {
-            name: [np.zeros(math.prod(shape), _state_dtype(dtype)) for shape, dtype in described]
-            for name in self._state_names
-        }
-        arrays = [
-            [array.reshape(shape) for array, (shape, _) in zip(state, described, strict=True)]
-            for state in self._state.values()
+        described = [
+            _arrays.describe(p, array_name(i, self._flat)) for i, p in enumerate(self._params)
         ]
-        arrays += [[]] * (2 - len(arrays))
-        core_options = _core.OptimizerOptions(
-            algorithm=self._algorithm,
-            mode=_checks.choice(mode, _MODES, "mode"),
-            weight_decay=_checks.number(weight_decay, "weight_decay"),
-            max_consecutive_skips=_checks.integer(
-                0 if max_consecutive_skips is None else max_consecutive_skips,
-                "max_consecutive_skips",
-            ),
-            **{name: options.get(name, default) for name, default in _UNUSED.items()},
+        shapes = [shape for shape, _ in described]
+        sizes = [math.prod(shape) for shape in shapes]
+        dtypes = {dtype for _, dtype in described}
+        core_params, copy = self._params, None if bf16_copy is None else as_list(bf16_copy)
+        self._master = None
+        if stochastic_rounding and dtypes != {"bfloat16"}:
+            raise ValueError("stochastic_rounding: got True, expected False unless params are bf16")
+        if dtypes == {"bfloat16"} and not stochastic_rounding:
+            if copy is not None:
+                raise ValueError("bf16_copy: got one for bfloat16 params, expected None")
+            self._master = [zeros(shape, np.float32) for shape in shapes]
+            core_params, copy = self._master, self._params
+        self._state = State(
+            self._segments,
+            sizes,
+            np.float64 if dtypes == {"float64"} else np.float32,
+            state_names,
+            _checks.choice(state, _FORMATS, "state") == _core.StateFormat.block8,
+            self._master,
         )
-        self._core = _core.Optimizer(core_options, self._params, *arrays, self._segments)
+        buffers = self._state.for_core(shapes)
+        if copy is not None:
+            buffers["copy"] = copy
+        core_options = _core.OptimizerOptions()
+        core_options.algorithm = self._algorithm
+        core_options.mode = _checks.choice(mode, _MODES, "mode")
+        core_options.state = _FORMATS[state]
+        core_options.seed = self._seed
+        core_options.weight_decay = _checks.number(weight_decay, "weight_decay")
+        core_options.max_consecutive_skips = _checks.integer(
+            0 if max_consecutive_skips is None else max_consecutive_skips, "max_consecutive_skips"
+        )
+        for name, value in options.items():
+            setattr(core_options, name, value)
+        self._options = options
+        segments = [segment.for_core() for segment in self._segments]
+        copy_name = "bf16_copy" if self._master is None else "params"
+        self._core = _core.Optimizer(core_options, core_params, buffers, copy_name, segments)
+        if self._master is not None:
+            convert_all(self._params, self._master)
+        elif copy is not None:
+            convert_all(self._params, copy)
 
     @property
     def lr(self):
@@ -80,19 +121,40 @@ class Optimizer:
         self._lr = value
 
     @property
+    def weight_decay(self):
+        """Weight decay of the tensors that have none of their own in the layout; assign to it to
+        follow a schedule."""
+        return self._core.weight_decay
+
+    @weight_decay.setter
+    def weight_decay(self, value):
+        self._core.weight_decay = _checks.number(value, "weight_decay")
+
+    @property
     def step_count(self):
         """Steps done; skipped ones do not count."""
         return self._core.step_count
 
-    def step(self, grads, *, lr=None, max_norm=None, grad_scale=1.0, zero_grad=False):
-        """Unscale, clip, update and zero, in two visits of memory.
+    @property
+    def master(self):
+        """The float32 parameters behind bfloat16 ones, like ``params``; None if there are none."""
+        return self._master and self._like_params(self._master)
+
+    def step(
+        self, grads, *, lr=None, max_norm=None, grad_scale=1.0, zero_grad=False, partials=None
+    ):
+        """Unscale, clip, update and zero, in two visits of memory, or in one with ``partials``.
 
         Args:
-            grads: like ``params``: one array or a list of arrays, same shapes and dtype.
+            grads: like ``params``: one array or a list of arrays, of the same shapes; float64 for
+                float64 parameters, else float32, bfloat16 or float16.
             lr: learning rate of this step; None takes ``self.lr``.
             max_norm: clip the global norm to this; None does not clip.
             grad_scale: the gradients are divided by this first.
             zero_grad: write zeros to the gradients in the same visit; a skipped step leaves them.
+            partials: the :class:`flatstep.GradPartials` of these very gradients, as returned by
+                :func:`flatstep.accumulate` or kept by a model: the norm needs no visit then. If
+                the gradients have changed since, the norm is wrong.
 
         Returns:
             A :class:`StepInfo`. When a gradient is not finite, no byte of parameters or state
@@ -104,29 +166,40 @@ class Optimizer:
                 row were not finite.
         """
         used_lr = self._lr if lr is None else _checks.number(lr, "lr")
+        if not isinstance(partials, (_core.GradPartials, type(None))):
+            raise TypeError(
+                f"partials: got {type(partials).__name__}, expected flatstep.GradPartials"
+            )
         norm, clip_scale, skipped, segment, index = self._core.step(
             as_list(grads),
             lr=used_lr,
             max_norm=None if max_norm is None else _checks.number(max_norm, "max_norm"),
             grad_scale=_checks.number(grad_scale, "grad_scale"),
             zero_grad=bool(zero_grad),
+            partials=partials,
         )
-        nonfinite = (self._segments[segment][-1], index) if segment >= 0 else None
+        nonfinite = (self._segments[segment].name, index) if segment >= 0 else None
         return StepInfo(norm, clip_scale, skipped, nonfinite, used_lr, self.step_count)
 
-    def _state_array(self, name):
-        arrays = self._state[name]
+    def _like_params(self, arrays):
         return arrays[0] if self._flat else arrays
 
     def state_dict(self):
-        """Copies of the state: ``{"kind", "step", "lr", "state": {name: array or list}}``."""
+        """Copies of the state.
+
+        ``{"kind", "step", "lr", "seed", "state": {tensor name: {"exp_avg": array, ...}}}``: arrays
+        have the tensor's shape; 8-bit moments are uint8 and come with a flat uint16
+        ``NAME_scale``; ``master`` holds the float32 parameters behind bfloat16 ones. Tensors have
+        the names of the layout, else ``params`` or ``params[i]``.
+        """
         return {
             "kind": self._kind,
             "step": self.step_count,
             "lr": self.lr,
+            "seed": self._seed,
             "state": {
-                name: arrays[0].copy() if self._flat else [a.copy() for a in arrays]
-                for name, arrays in self._state.items()
+                tensor: {name: view.copy() for name, view in views.items()}
+                for tensor, views in self._state.views().items()
             },
         }
 
@@ -134,78 +207,64 @@ class Optimizer:
         """Takes over what :meth:`state_dict` returned.
 
         Raises:
-            ValueError: another kind of optimizer, or a shape or dtype that differs; nothing was
-                changed.
+            ValueError, TypeError: another kind of optimizer or seed, tensors that are missing or
+                unknown, or a shape or dtype that differs; nothing was changed.
         """
         if not isinstance(state_dict, dict):
             raise TypeError(f"state_dict: got {type(state_dict).__name__}, expected a dict")
         missing = {"kind", "step", "state"} - set(state_dict)
         if missing:
             raise ValueError(f"state_dict: got no {sorted(missing)[0]!r}, expected one")
-        if state_dict["kind"] != self._kind:
-            raise ValueError(
-                f"state_dict: got kind {state_dict['kind']!r}, expected {self._kind!r}"
-            )
-        step = _checks.step_number(state_dict["step"])
-        pairs = []
-        for name, arrays in self._state.items():
-            given = state_dict["state"].get(name)
-            given = [given] if self._flat else given
-            if given is None or len(given) != len(arrays):
-                raise ValueError(f"state_dict: {name} is missing or has another number of arrays")
-            for array, value in zip(arrays, given, strict=True):
-                value = np.asarray(value)
-                if value.shape != array.shape or value.dtype != array.dtype:
-                    raise ValueError(
-                        f"state_dict: {name} has shape {value.shape} and dtype {value.dtype}, "
-                        f"expected {array.shape} and {array.dtype}"
-                    )
-                pairs.append((array, value))
-        self.lr = state_dict.get("lr", self.lr)
-        for array, value in pairs:
-            array[...] = value
+        for name, own in (("kind", self._kind), ("seed", self._seed)):
+            if state_dict.get(name, own) != own:
+                raise ValueError(f"state_dict: got {name} {state_dict[name]!r}, expected {own!r}")
+        self._load(state_dict["step"], state_dict["state"], state_dict.get("lr", self.lr))
+
+    def _load(self, step, state, lr):
+        step = _checks.step_number(step)
+        pairs = self._state.pairs(state)
+        self.lr = lr
+        for view, value in pairs:
+            view[...] = value
+        if self._master is not None:
+            convert_all(self._master, self._params)
         self._core.step_count = step
 
+    def torch_state_dict(self):
+        """The state as ``torch.optim`` has it, for ``load_state_dict`` of the PyTorch optimizer of
+        the same name over the same tensors in the same order.
 
-# Options of the core that an algorithm does not use keep these values.
-_UNUSED = {
-    "beta1": 0.9,
-    "beta2": 0.999,
-    "eps": 1e-8,
-    "momentum": 0.0,
-    "dampening": 0.0,
-    "nesterov": False,
-}
+        Raises:
+            ImportError: PyTorch is not installed.
+            ValueError: the state has 8 bits, which PyTorch does not know.
+        """
+        return _torch_state.export_state(self)
 
+    def _torch_options(self):
+        """The options that the PyTorch optimizer of the same name takes."""
+        options = {k: v for k, v in self._options.items() if k not in ("beta1", "beta2")}
+        if "beta1" in self._options:
+            options["betas"] = (self._options["beta1"], self._options["beta2"])
+        return options | {"lr": self.lr, "weight_decay": self.weight_decay}
 
-def _name(index, flat):
-    return "params" if flat else f"params[{index}]"
+    def load_torch_state_dict(self, state_dict):
+        """Takes over moments, step count and lr from ``state_dict()`` of a ``torch.optim``
+        optimizer of the same kind over the same tensors in the same order. Decay, betas and other
+        options stay those of this optimizer.
 
-
-def _state_dtype(dtype):
-    return np.float64 if dtype == "float64" else np.float32
-
-
-def _segments(shapes, layout, flat):
-    """The core's segments: (array, offset, size, lr scale, weight decay, name)."""
-    if layout is None:
-        return [
-            (i, 0, math.prod(shape), 1.0, None, _name(i, flat)) for i, shape in enumerate(shapes)
-        ]
-    if not isinstance(layout, Layout):
-        raise TypeError(f"layout: got {type(layout).__name__}, expected a flatstep.Layout")
-    if not flat:
-        raise ValueError("layout: got a layout with a list of arrays, expected one flat array")
-    if shapes[0] != (layout.size,):
-        raise ValueError(
-            f"layout: got one of {layout.size} elements for params of shape {shapes[0]}, "
-            "expected the same size"
-        )
-    return [
-        (0, entry.offset, entry.size, entry.lr_scale, entry.weight_decay, entry.name)
-        for entry in layout.entries
-    ]
+        Raises:
+            ValueError, TypeError: tensors are missing or have other shapes, or their step counts
+                differ; nothing was changed.
+        """
+        self._load(*_torch_state.import_state(self, state_dict))
 
 
-def as_list(grads):
-    return list(grads) if isinstance(grads, (list, tuple)) else [grads]
+def convert_all(sources, targets):
+    """Rounds float32 arrays to bfloat16 ones, or widens them."""
+    for source, target in zip(sources, targets, strict=True):
+        _core.convert(source, target)
+
+
+def as_list(arrays):
+    """A list of arrays, also from a single one."""
+    return list(arrays) if isinstance(arrays, (list, tuple)) else [arrays]

@@ -23,7 +23,14 @@ VERSION = 1
 MODEL, OPTIMIZER, STATE, MANIFEST = (
     "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json",
 )  # fmt: skip
-_TYPE_NAMES = {"float32": "F32", "float64": "F64", "int64": "I64", "int32": "I32"}
+_TYPE_NAMES = {
+    "float32": "F32",
+    "float64": "F64",
+    "int64": "I64",
+    "int32": "I32",
+    "uint8": "U8",
+    "uint16": "U16",
+}
 
 
 def save_checkpoint(run, model, optimizer, state, keep=2):
@@ -57,10 +64,10 @@ def save_checkpoint(run, model, optimizer, state, keep=2):
 
 def _write_files(folder, model, optimizer, state):
     scalars = optimizer.state_dict()
-    buffers = scalars.pop("state")
+    tensors = scalars.pop("state")
     state = state | {"model": dataclasses.asdict(model.config), "optimizer": scalars}
     save_file(model.layout.views(model.params), folder / MODEL, metadata={"format": "np"})
-    save_file(_optimizer_views(model.layout, buffers), folder / OPTIMIZER)
+    save_file(_by_file_name(tensors), folder / OPTIMIZER)
     _write_json(folder / STATE, state)
     files = {}
     for name in (MODEL, OPTIMIZER, STATE):
@@ -72,11 +79,9 @@ def _write_files(folder, model, optimizer, state):
     _sync(folder)
 
 
-def _optimizer_views(layout, buffers):
+def _by_file_name(tensors):
     return {
-        f"{kind}.{name}": view
-        for kind, buffer in buffers.items()
-        for name, view in layout.views(buffer).items()
+        f"{kind}.{tensor}": array for tensor, own in tensors.items() for kind, array in own.items()
     }
 
 
@@ -160,14 +165,14 @@ def load_checkpoint(path, model, optimizer=None):
     _compare_model(path / STATE, state.get("model"), dataclasses.asdict(model.config))
     targets = {MODEL: model.layout.views(model.params)}
     if optimizer is not None:
-        scalars, buffers = _empty_state(path / STATE, state, optimizer)
-        targets[OPTIMIZER] = _optimizer_views(model.layout, buffers)
+        scalars, tensors = _empty_state(path / STATE, state, optimizer)
+        targets[OPTIMIZER] = _by_file_name(tensors)
     for name, views in targets.items():
         _check_tensors(path / name, views)
     for name, views in targets.items():
         _read_tensors(path / name, views)
     if optimizer is not None:
-        optimizer.load_state_dict(scalars | {"state": buffers})
+        optimizer.load_state_dict(scalars | {"state": tensors})
     return state
 
 
@@ -231,7 +236,7 @@ def _compare_model(path, found, expected):
 
 
 def _empty_state(path, state, optimizer):
-    """Scalars from state.json and zeroed buffers to read into, shaped as the optimizer's own."""
+    """Scalars from state.json, and arrays to read into that are like the optimizer's own."""
     own = optimizer.state_dict()
     scalars = state.get("optimizer")
     if not isinstance(scalars, dict) or scalars.get("kind") != own["kind"]:
@@ -241,11 +246,7 @@ def _empty_state(path, state, optimizer):
         name: tuple(value) if isinstance(own.get(name), tuple) else value
         for name, value in scalars.items()
     }
-    buffers = {}
-    for kind, buffer in own["state"].items():
-        buffers[kind] = buffer.copy()
-        buffers[kind].fill(0)
-    return scalars, buffers
+    return scalars, own["state"]
 
 
 def _check_tensors(path, views):

@@ -2,7 +2,7 @@
 
 from . import _arrays, _checks, _core
 
-_OPTIONS = ("weight_decay", "lr_scale")
+_OPTIONS = ("weight_decay", "lr_scale", "betas")
 
 
 class Layout:
@@ -10,8 +10,10 @@ class Layout:
 
     Args:
         entries: a list of ``(name, shape)`` or ``(name, shape, options)``. Options are
-            ``weight_decay``, which replaces the optimizer's, and ``lr_scale``, which multiplies its
-            learning rate.
+            ``weight_decay`` and ``betas``, which replace the optimizer's, and ``lr_scale``, which
+            multiplies its learning rate.
+        decay_vectors: False gives weight decay 0 to tensors of fewer than two dimensions (biases,
+            norms), unless their options say otherwise.
 
     Raises:
         ValueError, TypeError: a name is empty or repeated, a shape or an option is wrong.
@@ -21,10 +23,12 @@ class Layout:
     (9, 6, (3,))
     """
 
-    def __init__(self, entries):
+    def __init__(self, entries, *, decay_vectors=True):
         self._core = _core.Layout()
         for entry in entries:
             self._add(*_split(entry))
+        if not decay_vectors:
+            self._core.leave_vectors_undecayed()
 
     @classmethod
     def _from_core(cls, core):
@@ -37,12 +41,13 @@ class Layout:
             if option not in _OPTIONS:
                 expected = " or ".join(_OPTIONS)
                 raise ValueError(f"options: got {option!r} for {name!r}, expected {expected}")
-        decay = options.get("weight_decay")
+        decay, betas = options.get("weight_decay"), options.get("betas")
         self._core.add(
             name,
             [_checks.integer(extent, "shape") for extent in shape],
             lr_scale=_checks.number(options.get("lr_scale", 1.0), "lr_scale"),
             weight_decay=None if decay is None else _checks.number(decay, "weight_decay"),
+            betas=None if betas is None else _checks.pair(betas, "betas"),
         )
 
     @property
@@ -72,6 +77,31 @@ class Layout:
         if name not in self:
             raise KeyError(f"name: got {name!r}, expected a tensor of this layout")
         return self._core.at(name)
+
+    def table(self, weight_decay=None):
+        """Text that shows the group of every tensor: who decays, and with what.
+
+        weight_decay: the optimizer's; without it, "as the optimizer" stands in its place.
+        """
+        default = "as the optimizer" if weight_decay is None else f"{weight_decay:g}"
+        rows = [("tensor", "shape", "weight decay", "lr scale", "betas")]
+        decayed = 0
+        for entry in self.entries:
+            decay = default if entry.weight_decay is None else f"{entry.weight_decay:g}"
+            if decay != "0":
+                decayed += entry.size
+            shape = " x ".join(str(extent) for extent in entry.shape) or "scalar"
+            betas = "" if entry.betas is None else f"{entry.betas[0]:g}, {entry.betas[1]:g}"
+            rows.append((entry.name, shape, decay, f"{entry.lr_scale:g}", betas))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+            for row in rows
+        ]
+        return "\n".join([*lines, f"{decayed:,} of {self.size:,} elements decay"])
+
+    def __str__(self):
+        return self.table()
 
     def views(self, buffer):
         """``{name: view}`` of a flat array of ``size`` elements; nothing is copied."""

@@ -1,48 +1,58 @@
 """SGD, Adam and AdamW over flat buffers, with clipping folded into the step."""
 
 from . import _checks, _core
-from ._optimizer import Optimizer, StepInfo, as_list
+from ._optimizer import Optimizer, StepInfo
 
-__all__ = ["SGD", "Adam", "AdamW", "StepInfo", "clip_grad_norm_", "grad_norm"]
+__all__ = ["SGD", "Adam", "AdamW", "StepInfo"]
 
 
 class _Moments(Optimizer):
-    _state_names = ("exp_avg", "exp_avg_sq")
-
-    def __init__(self, params, *, betas, eps, **options):
-        try:
-            beta1, beta2 = betas
-        except (TypeError, ValueError):
-            raise TypeError(f"betas: got {betas!r}, expected two numbers") from None
+    def __init__(self, params, *, betas, eps, amsgrad, **options):
+        beta1, beta2 = _checks.pair(betas, "betas")
+        names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         super().__init__(
             params,
-            beta1=_checks.number(beta1, "betas"),
-            beta2=_checks.number(beta2, "betas"),
+            state_names=names if amsgrad else names[:2],
+            beta1=beta1,
+            beta2=beta2,
             eps=_checks.number(eps, "eps"),
+            amsgrad=bool(amsgrad),
             **options,
         )
 
     @property
     def exp_avg(self):
-        """First moment, a flat NumPy array (a list of them when ``params`` is a list)."""
-        return self._state_array("exp_avg")
+        """First moment, a flat NumPy array (a list of them when ``params`` is a list). With 8-bit
+        state, a decoded copy."""
+        return self._like_params(self._state.moment("exp_avg"))
 
     @property
     def exp_avg_sq(self):
         """Second moment, like :attr:`exp_avg`."""
-        return self._state_array("exp_avg_sq")
+        return self._like_params(self._state.moment("exp_avg_sq"))
 
 
 class AdamW(_Moments):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected.
 
     Args:
-        params: float32 or float64: one array, or a list of arrays; updated in place.
-        lr, betas, eps, weight_decay: as in ``torch.optim.AdamW``.
-        layout: a :class:`flatstep.Layout` of the one flat array: its tensors may have a weight
-            decay and an lr scale of their own, and name what is not finite.
+        params: one array, or a list of arrays; updated in place. float32, float64, or bfloat16:
+            the optimizer then keeps float32 masters and the arrays follow them, rounded to
+            nearest, or see ``stochastic_rounding``.
+        lr, betas, eps, weight_decay, amsgrad, maximize: as in ``torch.optim.AdamW``.
+        layout: a :class:`flatstep.Layout` of the one flat array, or of the list: its tensors may
+            have a weight decay, betas and an lr scale of their own, and name what is not finite.
         mode: ``"native"`` has the most exact rounding; ``"torch"`` that of the fused CPU kernels of
-            ``torch.optim``. Both are spelled out in ``flatstep/optim.h``.
+            ``torch.optim``, bit for bit. Both are spelled out in ``flatstep/optim.h``.
+        state: ``"full"`` keeps moments as float32 (float64 for float64 parameters); ``"8bit"`` as
+            one byte each and 2 bytes per 128, stochastically rounded: 2.03 bytes per parameter for
+            both moments instead of 8. Not with float64, ``amsgrad`` or ``mode="torch"``.
+        stochastic_rounding: bfloat16 parameters without masters, rounded up or down at random so
+            that small updates move them in the mean.
+        bf16_copy: bfloat16 arrays like float32 ``params`` that always hold them, rounded to
+            nearest; written at once and by every step.
+        seed: of the stochastic rounding, in ``[0, 2**64)``. The random bits are a function of
+            (seed, step, tensor, index) alone.
         max_consecutive_skips: raise RuntimeError at so many non-finite steps in a row.
 
     Raises:
@@ -60,8 +70,14 @@ class AdamW(_Moments):
         betas=(0.9, 0.999),
         eps=1e-8,
         weight_decay=1e-2,
+        amsgrad=False,
+        maximize=False,
         layout=None,
         mode="native",
+        state="full",
+        stochastic_rounding=False,
+        bf16_copy=None,
+        seed=0,
         max_consecutive_skips=None,
     ):
         super().__init__(
@@ -70,8 +86,14 @@ class AdamW(_Moments):
             betas=betas,
             eps=eps,
             weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=bool(maximize),
             layout=layout,
             mode=mode,
+            state=state,
+            stochastic_rounding=stochastic_rounding,
+            bf16_copy=bf16_copy,
+            seed=seed,
             max_consecutive_skips=max_consecutive_skips,
         )
 
@@ -93,8 +115,14 @@ class Adam(_Moments):
         betas=(0.9, 0.999),
         eps=1e-8,
         weight_decay=0.0,
+        amsgrad=False,
+        maximize=False,
         layout=None,
         mode="native",
+        state="full",
+        stochastic_rounding=False,
+        bf16_copy=None,
+        seed=0,
         max_consecutive_skips=None,
     ):
         super().__init__(
@@ -103,8 +131,14 @@ class Adam(_Moments):
             betas=betas,
             eps=eps,
             weight_decay=weight_decay,
+            amsgrad=amsgrad,
+            maximize=bool(maximize),
             layout=layout,
             mode=mode,
+            state=state,
+            stochastic_rounding=stochastic_rounding,
+            bf16_copy=bf16_copy,
+            seed=seed,
             max_consecutive_skips=max_consecutive_skips,
         )
 
@@ -127,43 +161,37 @@ class SGD(Optimizer):
         dampening=0.0,
         nesterov=False,
         weight_decay=0.0,
+        maximize=False,
         layout=None,
         mode="native",
+        state="full",
+        stochastic_rounding=False,
+        bf16_copy=None,
+        seed=0,
         max_consecutive_skips=None,
     ):
         momentum = _checks.number(momentum, "momentum")
-        self._state_names = ("momentum_buffer",) if momentum > 0 else ()
         super().__init__(
             params,
+            state_names=("momentum_buffer",) if momentum > 0 else (),
             lr=lr,
             momentum=momentum,
             dampening=_checks.number(dampening, "dampening"),
             nesterov=bool(nesterov),
             weight_decay=weight_decay,
+            maximize=bool(maximize),
             layout=layout,
             mode=mode,
+            state=state,
+            stochastic_rounding=stochastic_rounding,
+            bf16_copy=bf16_copy,
+            seed=seed,
             max_consecutive_skips=max_consecutive_skips,
         )
+        self._momentum = momentum
 
     @property
     def momentum_buffer(self):
-        """Momentum, a flat NumPy array or a list of them; None without momentum."""
-        return self._state_array("momentum_buffer") if self._state else None
-
-
-def grad_norm(grads):
-    """The global L2 norm of an array, or of a list of arrays, float32 or float64.
-
-    Squares are summed in float64 over fixed chunks, so the result has the same bits for any number
-    of threads. Not finite when an element is not.
-    """
-    return _core.grad_norm(as_list(grads))[0]
-
-
-def clip_grad_norm_(grads, max_norm):
-    """Multiplies the gradients in place by ``min(1, max_norm / (norm + 1e-6))``.
-
-    Returns:
-        The norm before clipping. Gradients that are not finite are left as they are.
-    """
-    return _core.grad_norm(as_list(grads), _checks.number(max_norm, "max_norm"))[0]
+        """Momentum, a flat NumPy array or a list of them; None without momentum. With 8-bit state,
+        a decoded copy."""
+        return self._like_params(self._state.moment("momentum_buffer")) if self._momentum else None

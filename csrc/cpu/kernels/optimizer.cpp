@@ -1,95 +1,73 @@
-// One visit of parameter, gradient and state. The formulae are in flatstep/optim.h; the torch
-// forms follow, rounding by rounding, the fused CPU kernels of torch.optim.
-#include "cpu/kernels/math.h"
+// One visit of parameter, gradient and full state. The formulae are in update.h.
+#include <type_traits>
+
 #include "cpu/kernels/tables.h"
+#include "cpu/kernels/update.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
-constexpr bool kNative = false;
-constexpr bool kTorch = true;
-
-template <class T>
-void clear(T* grad, std::int64_t size, const UpdateScalars<T>& scalars) {
-  if (scalars.zero_grad) std::memset(grad, 0, static_cast<std::size_t>(size) * sizeof(T));
-}
-
-template <class T, bool Decoupled, bool Torch>
-void update_adam(T* __restrict param, T* __restrict grad, T* __restrict exp_avg,
-                 T* __restrict exp_avg_sq, std::int64_t size, const UpdateScalars<T>& s) {
+template <class T, bool kDecoupled, Rounding kRounding, bool kAmsgrad>
+void update_adam_loop(const UpdateArrays<T>& arrays, std::int64_t size,
+                      const UpdateScalars<T>& scalars) {
+  // Copies, because the stores below might overwrite what a reference refers to.
+  const UpdateScalars<T> s = scalars;
+  T* __restrict param = arrays.param;
+  const T* __restrict grad = arrays.grad;
+  T* __restrict exp_avg = arrays.state1;
+  T* __restrict exp_avg_sq = arrays.state2;
+  T* __restrict max_exp_avg_sq = arrays.state3;
 #pragma omp simd
   for (std::int64_t i = 0; i < size; ++i) {
-    T p = param[i];
-    T g = grad[i] * s.grad_scale[0] * s.grad_scale[1];
-    if constexpr (!Decoupled) g = multiply_add(s.weight_decay, p, g);
-    if constexpr (Decoupled && Torch) p = p * s.decay_factor;
-    const T m = multiply_add(s.one_minus_beta1, g - exp_avg[i], exp_avg[i]);
-    T v = exp_avg_sq[i];
-    if constexpr (Torch) {
-      v = multiply_add(s.one_minus_beta2 * g, g, s.beta2 * v);
-    } else {
-      v = multiply_add(s.one_minus_beta2, g * g - v, v);
-    }
+    T p = param[i], m = exp_avg[i], v = exp_avg_sq[i];
+    update_moments<kDecoupled, kRounding>(scaled_gradient(grad[i], s), p, m, v, s);
     exp_avg[i] = m;
     exp_avg_sq[i] = v;
-    const T denominator = std::sqrt(v) / s.bias_correction2_sqrt + s.eps;
-    if constexpr (Torch) {
-      param[i] = p - (s.step_size * m) / denominator;
-    } else {
-      const T u = (m / s.bias_correction1) / denominator;
-      const T decayed = Decoupled ? multiply_add(s.weight_decay, p, u) : u;
-      param[i] = multiply_add(-s.lr, decayed, p);
+    if (kAmsgrad) {
+      v = max_exp_avg_sq[i] > v ? max_exp_avg_sq[i] : v;
+      max_exp_avg_sq[i] = v;
     }
-  }
-  clear(grad, size, s);
-}
-
-template <class T, bool Torch, bool Momentum, bool First, bool Nesterov>
-void update_sgd_loop(T* __restrict param, T* __restrict grad, T* __restrict buffer,
-                     std::int64_t size, const UpdateScalars<T>& s) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < size; ++i) {
-    const T p = param[i];
-    const T g = multiply_add(s.weight_decay, p, grad[i] * s.grad_scale[0] * s.grad_scale[1]);
-    T direction = g;
-    if constexpr (Momentum) {
-      T b = g;
-      if constexpr (!First && Torch) {
-        b = multiply_add(s.one_minus_dampening, g, s.momentum * buffer[i]);
-      } else if constexpr (!First) {
-        b = multiply_add(s.momentum, buffer[i], s.one_minus_dampening * g);
-      }
-      buffer[i] = b;
-      direction = Nesterov ? multiply_add(s.momentum, b, g) : b;
-    }
-    param[i] = multiply_add(-s.lr, direction, p);
+    param[i] = adam_param<kDecoupled, kRounding>(p, m, v, s);
   }
 }
 
-template <class T, bool Torch>
-void update_sgd(T* param, T* grad, T* buffer, T*, std::int64_t size, const UpdateScalars<T>& s) {
-  const bool momentum = buffer != nullptr;
-  const auto run = [&](auto loop) { loop(param, grad, buffer, size, s); };
-  if (!momentum) {
-    run(update_sgd_loop<T, Torch, false, false, false>);
-  } else if (s.first_step) {
-    s.nesterov ? run(update_sgd_loop<T, Torch, true, true, true>)
-               : run(update_sgd_loop<T, Torch, true, true, false>);
+template <class T, bool kDecoupled, Rounding kRounding>
+void update_adam(const UpdateArrays<T>& arrays, std::int64_t size, const UpdateScalars<T>& s) {
+  if (arrays.state3 == nullptr) {
+    update_adam_loop<T, kDecoupled, kRounding, false>(arrays, size, s);
   } else {
-    s.nesterov ? run(update_sgd_loop<T, Torch, true, false, true>)
-               : run(update_sgd_loop<T, Torch, true, false, false>);
+    update_adam_loop<T, kDecoupled, kRounding, true>(arrays, size, s);
   }
-  clear(grad, size, s);
+}
+
+template <class T, bool kTorch>
+void update_sgd(const UpdateArrays<T>& arrays, std::int64_t size, const UpdateScalars<T>& scalars) {
+  const UpdateScalars<T> s = scalars;
+  T* __restrict param = arrays.param;
+  const T* __restrict grad = arrays.grad;
+  T* __restrict buffer = arrays.state1;
+  with_sgd_variant(buffer != nullptr, s.first_step, s.nesterov,
+                   [=](auto momentum, auto first, auto nesterov) {
+#pragma omp simd
+                     for (std::int64_t i = 0; i < size; ++i) {
+                       T b = momentum && !first ? buffer[i] : T(0);
+                       param[i] = sgd_param<kTorch, momentum, first, nesterov>(
+                           param[i], scaled_gradient(grad[i], s), b, s);
+                       if (momentum) buffer[i] = b;
+                     }
+                   });
 }
 
 template <class T>
-void fill_updates(UpdateFunction<T> (&update)[3][2]) {
-  update[0][0] = update_sgd<T, kNative>;
-  update[0][1] = update_sgd<T, kTorch>;
-  update[1][0] = update_adam<T, false, kNative>;
-  update[1][1] = update_adam<T, false, kTorch>;
-  update[2][0] = update_adam<T, true, kNative>;
-  update[2][1] = update_adam<T, true, kTorch>;
+void fill_updates(UpdateFunction<T> (&update)[3][3]) {
+  update[0][0] = update[0][2] = update_sgd<T, false>;
+  update[0][1] = update_sgd<T, true>;
+  update[1][0] = update_adam<T, false, Rounding::native>;
+  update[1][1] = update_adam<T, false, Rounding::torch>;
+  update[1][2] = update_adam<T, false, Rounding::torch_tail>;
+  update[2][0] = update_adam<T, true, Rounding::native>;
+  update[2][1] = update_adam<T, true, Rounding::torch>;
+  update[2][2] = update_adam<T, true, Rounding::torch_tail>;
 }
 
 }  // namespace

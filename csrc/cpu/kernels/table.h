@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "core/rounding.h"
 #include "core/tasks.h"
 
 namespace flatstep::cpu {
@@ -15,7 +16,7 @@ enum class bf16_bits : std::uint16_t {};
 enum class f16_bits : std::uint16_t {};
 
 template <class T>
-using UpdateFunction = void (*)(T* param, T* grad, T* state1, T* state2, std::int64_t size,
+using UpdateFunction = void (*)(const UpdateArrays<T>& arrays, std::int64_t size,
                                 const UpdateScalars<T>& scalars);
 
 struct CrossEntropyKernels {
@@ -52,9 +53,24 @@ struct KernelTable {
   void (*scale_f32)(float*, std::int64_t size, const float* factors);
   void (*scale_f64)(double*, std::int64_t size, const double* factors);
 
-  // By [algorithm][mode], in the order of the public enums.
-  UpdateFunction<float> update_f32[3][2];
-  UpdateFunction<double> update_f64[3][2];
+  // totals = fma(scale, src, totals), or scale * src with overwrite; returns the sum of squares.
+  double (*accumulate_f32)(float* totals, const float* src, std::int64_t size, float scale,
+                           bool overwrite);
+  double (*accumulate_f64)(double* totals, const double* src, std::int64_t size, double scale,
+                           bool overwrite);
+
+  // By [algorithm][rounding], in the order of the enums.
+  UpdateFunction<float> update_f32[3][3];
+  UpdateFunction<double> update_f64[3][3];
+
+  // By [algorithm].
+  void (*update_low_bit[3])(const LowBitArrays& arrays, std::int64_t size,
+                            const UpdateScalars<float>& scalars);
+  // 16 random bits for each element from `first` on; both are multiples of 128.
+  void (*rounding_bits)(const RoundingKey&, std::int64_t first, std::int64_t size,
+                        std::uint16_t* bits);
+  void (*round_to_bf16)(const float* from, const std::uint16_t* bits, std::int64_t size,
+                        bf16_bits* to);
 
   // multipliers[i] = kept ? scale : 0 for indices first .. first + size - 1.
   void (*dropout_multipliers)(const DropoutTask&, std::int64_t first, std::int64_t size,

@@ -9,6 +9,7 @@ void fill_loss_kernels(KernelTable& table);
 void fill_convert_kernels(KernelTable& table);
 void fill_reduction_kernels(KernelTable& table);
 void fill_optimizer_kernels(KernelTable& table);
+void fill_low_bit_kernels(KernelTable& table);
 void fill_dropout_kernels(KernelTable& table);
 void fill_gemm_kernels(KernelTable& table);
 

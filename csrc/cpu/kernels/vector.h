@@ -2,12 +2,13 @@
 // that are compiled once per instruction set.
 #pragma once
 
-#if defined(__AVX__)
+#if defined(__SSE2__)
 #  include <immintrin.h>
 #elif defined(__aarch64__)
 #  include <arm_neon.h>
 #endif
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 
@@ -32,9 +33,14 @@ template <class T>
 struct VectorOf {
   typedef T type __attribute__((vector_size(kVectorBytes)));
 };
+// As many elements as a vector of float has.
 template <>
-struct VectorOf<std::uint16_t> {  // as many elements as a vector of float has
+struct VectorOf<std::uint16_t> {
   typedef std::uint16_t type __attribute__((vector_size(kVectorBytes / 2)));
+};
+template <>
+struct VectorOf<std::uint8_t> {
+  typedef std::uint8_t type __attribute__((vector_size(kVectorBytes / 4)));
 };
 
 // A register full of numbers. Loops that compilers do not vectorise well are written with these;
@@ -119,8 +125,25 @@ inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<do
 }
 #endif
 
-// 16-bit numbers to 32 bits and back. GCC splits the generic conversion in two, and warns of the
-// unmasked forms.
+inline float square_root(float x) { return std::sqrt(x); }
+inline double square_root(double x) { return std::sqrt(x); }
+inline Vector<float> square_root(Vector<float> x) {
+#if defined(__AVX512F__)
+  return _mm512_maskz_sqrt_ps(0xffff, x);
+#elif defined(__AVX__)
+  return _mm256_sqrt_ps(x);
+#elif defined(__SSE2__)
+  return _mm_sqrt_ps(x);
+#elif defined(__aarch64__)
+  return vsqrtq_f32(x);
+#else
+  for (int i = 0; i < kLanesOf<float>; ++i) x[i] = std::sqrt(x[i]);
+  return x;
+#endif
+}
+
+// 8- and 16-bit numbers to 32 bits and back. GCC splits the generic conversion in two, and warns of
+// the unmasked forms.
 #if defined(__AVX512F__)
 constexpr __mmask16 kAllLanes = 0xffff;
 #endif
@@ -140,6 +163,36 @@ inline Vector<std::uint16_t> narrow(Vector<std::uint32_t> word) {
   return (Vector<std::uint16_t>)_mm512_maskz_cvtepi32_epi16(kAllLanes, (__m512i)word);
 #else
   return __builtin_convertvector(word, Vector<std::uint16_t>);
+#endif
+}
+
+inline Vector<std::uint32_t> widen(Vector<std::uint8_t> byte) {
+#if defined(__AVX512F__)
+  return (Vector<std::uint32_t>)_mm512_maskz_cvtepu8_epi32(kAllLanes, (__m128i)byte);
+#else
+  return __builtin_convertvector(byte, Vector<std::uint32_t>);
+#endif
+}
+
+inline Vector<std::uint8_t> narrow_to_bytes(Vector<std::uint32_t> word) {
+#if defined(__AVX512F__)
+  return (Vector<std::uint8_t>)_mm512_maskz_cvtepi32_epi8(kAllLanes, (__m512i)word);
+#else
+  return __builtin_convertvector(word, Vector<std::uint8_t>);
+#endif
+}
+
+// The products of the lower halves.
+inline Vector<std::uint64_t> multiply_halves(Vector<std::uint64_t> a, Vector<std::uint64_t> b) {
+#if defined(__AVX512F__)
+  return (Vector<std::uint64_t>)_mm512_maskz_mul_epu32(0xff, (__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+  return (Vector<std::uint64_t>)_mm256_mul_epu32((__m256i)a, (__m256i)b);
+#elif defined(__SSE2__)
+  return (Vector<std::uint64_t>)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#else
+  constexpr std::uint64_t kLower = 0xffffffffu;
+  return (a & kLower) * (b & kLower);
 #endif
 }
 

@@ -2,8 +2,10 @@
 // The Transformer itself is in flatstep/gpt.h (target flatstep::gpt).
 #pragma once
 
+#include "flatstep/convert.h"
 #include "flatstep/dropout.h"
 #include "flatstep/error.h"
+#include "flatstep/grad.h"
 #include "flatstep/layout.h"
 #include "flatstep/loss.h"
 #include "flatstep/optim.h"

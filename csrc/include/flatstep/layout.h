@@ -11,6 +11,12 @@
 
 namespace flatstep {
 
+// Decay rates of Adam's moments.
+struct Betas {
+  double beta1 = 0.9;
+  double beta2 = 0.999;
+};
+
 struct LayoutEntry {
   std::string name;
   std::vector<std::int64_t> shape;     // row-major
@@ -18,15 +24,21 @@ struct LayoutEntry {
   std::int64_t size = 0;               // in elements
   double lr_scale = 1.0;               // multiplies the step's learning rate
   std::optional<double> weight_decay;  // replaces the optimizer's weight decay
+  std::optional<Betas> betas;          // replace the optimizer's
 };
 
 // Tensors lie one behind the other, without padding, in the order in which they were added.
 class FLATSTEP_API Layout {
  public:
   // Throws InvalidArgument for an empty or repeated name, a negative extent, a size beyond int64,
-  // or a scale or decay that is negative or not finite.
+  // a scale or decay that is negative or not finite, or betas outside [0, 1).
   void add(const std::string& name, const std::vector<std::int64_t>& shape, double lr_scale = 1.0,
-           std::optional<double> weight_decay = std::nullopt);
+           std::optional<double> weight_decay = std::nullopt,
+           std::optional<Betas> betas = std::nullopt);
+
+  // Gives weight decay 0 to tensors of fewer than two dimensions (biases, norms) that have none of
+  // their own.
+  void leave_vectors_undecayed();
 
   const std::vector<LayoutEntry>& entries() const { return entries_; }
   std::int64_t size() const { return size_; }

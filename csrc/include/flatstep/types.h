@@ -6,13 +6,18 @@
 
 namespace flatstep {
 
-enum class DType { f32, f64, bf16, f16, i32, i64 };
+enum class DType { f32, f64, bf16, f16, i32, i64, u8, u16 };
 
 // Bytes of one element.
 constexpr std::int64_t size_of(DType dtype) {
-  return dtype == DType::f64 || dtype == DType::i64    ? 8
-         : dtype == DType::bf16 || dtype == DType::f16 ? 2
-                                                       : 4;
+  return dtype == DType::f64 || dtype == DType::i64                           ? 8
+         : dtype == DType::bf16 || dtype == DType::f16 || dtype == DType::u16 ? 2
+         : dtype == DType::u8                                                 ? 1
+                                                                              : 4;
+}
+
+constexpr bool is_floating(DType dtype) {
+  return dtype == DType::f32 || dtype == DType::f64 || dtype == DType::bf16 || dtype == DType::f16;
 }
 
 enum class DeviceType { cpu, cuda };

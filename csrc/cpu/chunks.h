@@ -1,0 +1,37 @@
+// The fixed chunks of a list of tensors, as tasks for all threads.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/parallel.h"
+#include "flatstep/grad.h"
+
+namespace flatstep::cpu {
+
+constexpr std::int64_t kChunk = GradPartials::kChunk;
+
+enum class Order { forwards, backwards };
+
+// visit(tensor, begin, end, chunk) for every chunk, on all threads. Backwards, the first to be
+// visited are those that a visit just before has left in the cache.
+template <class Visit>
+void for_each_chunk(const GradPartials& table, Order order, const Visit& visit) {
+  constexpr std::int64_t kChunksPerTask = 8;
+  const std::int64_t tasks = (table.chunks() + kChunksPerTask - 1) / kChunksPerTask;
+  parallel_for(tasks, [&](std::int64_t number, int) {
+    const std::int64_t task = order == Order::forwards ? number : tasks - 1 - number;
+    const std::int64_t first = task * kChunksPerTask;
+    const std::int64_t last = std::min(first + kChunksPerTask, table.chunks());
+    const auto& starts = table.first_chunk;
+    std::size_t tensor = static_cast<std::size_t>(
+        std::upper_bound(starts.begin(), starts.end(), first) - starts.begin() - 1);
+    for (std::int64_t chunk = first; chunk < last; ++chunk) {
+      while (chunk >= starts[tensor + 1]) ++tensor;
+      const std::int64_t begin = (chunk - starts[tensor]) * kChunk;
+      visit(tensor, begin, std::min(begin + kChunk, table.sizes[tensor]), chunk);
+    }
+  });
+}
+
+}  // namespace flatstep::cpu

@@ -1,0 +1,185 @@
+// Stochastic rounding and 8-bit moments (StateFormat in flatstep/optim.h). A positive float's bits
+// count steps of an eighth of a power of two once the lower 20 are rounded off; a byte holds that
+// count above the block's scale.
+#include <algorithm>
+
+#include "cpu/kernels/philox_lanes.h"
+#include "cpu/kernels/tables.h"
+#include "cpu/kernels/update.h"
+
+namespace flatstep::cpu::FLATSTEP_ISA {
+namespace {
+
+using F = Vector<float>;
+using U = Vector<std::uint32_t>;
+
+constexpr std::int64_t kBlock = kRoundingBlock;
+constexpr std::int64_t kLanes = kLanesOf<float>;
+
+// There is so much arithmetic here that the processor alone does not read far enough ahead.
+constexpr std::int64_t kPrefetch = 1024;
+
+constexpr int kCodeShift = 20;
+constexpr int kRandomShift = kCodeShift - 16;
+constexpr std::uint32_t kLargestSteps = 0x7f7fffffu >> kCodeShift;  // of a finite number
+constexpr std::uint32_t kSign = 0x80000000u;
+
+// A first moment has a sign, and 0 is exact: then an element without a gradient does not move. A
+// second moment has neither: what lies below the block's range counts as its end.
+template <bool kFirst>
+struct Moment {
+  static constexpr std::uint32_t kCodes = kFirst ? 127 : 255;
+
+  static F decode(const std::uint8_t* codes, std::uint32_t scale) {
+    const U code = widen(load_vector(codes));
+    if (!kFirst) return float_of((code + scale) << kCodeShift);
+    const U steps = code & kCodes;
+    const U magnitude = (steps + scale) << kCodeShift;
+    return float_of((steps == 0 ? U{} : magnitude) | (code & (kCodes + 1)) << 24);
+  }
+
+  static U magnitude(F moment) { return kFirst ? bits_of(moment) & ~kSign : bits_of(moment); }
+
+  // Of a block whose largest magnitude has these bits; one step more, in case it is rounded up.
+  static std::uint32_t scale_of(std::uint32_t largest) {
+    const std::uint32_t top = std::min((largest >> kCodeShift) + 1, kLargestSteps);
+    return top > kCodes ? top - kCodes : 0;
+  }
+
+  static void encode(F moment, U random, std::uint32_t scale, std::uint8_t* codes) {
+    const U lowest = splat<U>(scale), highest = splat<U>(scale + kCodes);
+    U steps = (magnitude(moment) + random) >> kCodeShift;
+    steps = steps > lowest ? steps : lowest;
+    steps = steps < highest ? steps : highest;
+    U code = steps - lowest;
+    if (kFirst) code |= (bits_of(moment) & kSign) >> 24;
+    store_vector<std::uint8_t>(codes, narrow_to_bytes(code));
+  }
+};
+using FirstMoment = Moment<true>;
+using SecondMoment = Moment<false>;
+
+inline std::uint32_t largest_lane(U v) {
+  std::uint32_t lanes[kLanes];
+  store_vector<std::uint32_t>(lanes, v);
+  return *std::max_element(lanes, lanes + kLanes);
+}
+
+inline U random_at(const std::uint16_t* random) {
+  return widen(load_vector(random)) << kRandomShift;
+}
+
+template <bool kDecoupled>
+void update_adam(const LowBitArrays& arrays, std::int64_t size,
+                 const UpdateScalars<float>& scalars) {
+  const LowBitArrays a = arrays;
+  const UpdateScalars<float> s = scalars;
+  for (std::int64_t begin = 0; begin < size; begin += kBlock) {
+    const std::uint32_t scale1 = a.scales1[begin / kBlock], scale2 = a.scales2[begin / kBlock];
+    F first[kBlock / kLanes], second[kBlock / kLanes];
+    U largest1{}, largest2{};
+    for (std::int64_t i = 0; i < kBlock / kLanes; ++i) {
+      const std::int64_t at = begin + i * kLanes;
+      __builtin_prefetch(a.param + at + kPrefetch, 1);
+      __builtin_prefetch(a.grad + at + kPrefetch);
+      F p = load_vector(a.param + at);
+      F m = FirstMoment::decode(a.codes1 + at, scale1);
+      F v = SecondMoment::decode(a.codes2 + at, scale2);
+      const F g = scaled_gradient(load_vector(a.grad + at), s);
+      update_moments<kDecoupled, Rounding::native>(g, p, m, v, s);
+      store_vector<float>(a.param + at, adam_param_short<kDecoupled>(p, m, v, s));
+      first[i] = m;
+      second[i] = v;
+      const U bits1 = FirstMoment::magnitude(m), bits2 = SecondMoment::magnitude(v);
+      largest1 = bits1 > largest1 ? bits1 : largest1;
+      largest2 = bits2 > largest2 ? bits2 : largest2;
+    }
+    const std::uint32_t new1 = FirstMoment::scale_of(largest_lane(largest1));
+    const std::uint32_t new2 = SecondMoment::scale_of(largest_lane(largest2));
+    a.scales1[begin / kBlock] = static_cast<std::uint16_t>(new1);
+    a.scales2[begin / kBlock] = static_cast<std::uint16_t>(new2);
+    for (std::int64_t i = 0; i < kBlock / kLanes; ++i) {
+      const std::int64_t at = begin + i * kLanes;
+      const U random = random_at(a.random + at);
+      FirstMoment::encode(first[i], random, new1, a.codes1 + at);
+      SecondMoment::encode(second[i], random, new2, a.codes2 + at);
+    }
+  }
+}
+
+template <bool kFirstStep, bool kNesterov>
+void update_momentum(const LowBitArrays& a, std::int64_t size, const UpdateScalars<float>& s) {
+  for (std::int64_t begin = 0; begin < size; begin += kBlock) {
+    const std::uint32_t scale = a.scales1[begin / kBlock];
+    F moments[kBlock / kLanes];
+    U largest{};
+    for (std::int64_t i = 0; i < kBlock / kLanes; ++i) {
+      const std::int64_t at = begin + i * kLanes;
+      F buffer = FirstMoment::decode(a.codes1 + at, scale);
+      const F g = scaled_gradient(load_vector(a.grad + at), s);
+      const F p = load_vector(a.param + at);
+      store_vector<float>(a.param + at,
+                          sgd_param<false, true, kFirstStep, kNesterov>(p, g, buffer, s));
+      moments[i] = buffer;
+      const U bits = FirstMoment::magnitude(buffer);
+      largest = bits > largest ? bits : largest;
+    }
+    const std::uint32_t new_scale = FirstMoment::scale_of(largest_lane(largest));
+    a.scales1[begin / kBlock] = static_cast<std::uint16_t>(new_scale);
+    for (std::int64_t i = 0; i < kBlock / kLanes; ++i) {
+      const std::int64_t at = begin + i * kLanes;
+      FirstMoment::encode(moments[i], random_at(a.random + at), new_scale, a.codes1 + at);
+    }
+  }
+}
+
+void update_sgd(const LowBitArrays& arrays, std::int64_t size, const UpdateScalars<float>& s) {
+  with_sgd_variant(true, s.first_step, s.nesterov, [&](auto, auto first, auto nesterov) {
+    update_momentum<first, nesterov>(arrays, size, s);
+  });
+}
+
+// See core/rounding.h.
+void rounding_bits(const RoundingKey& key, std::int64_t first, std::int64_t size,
+                   std::uint16_t* bits) {
+  constexpr int kCounters = static_cast<int>(kRoundingCounters);
+  PhiloxLanes<kCounters> lanes;
+  for (std::int64_t i = 0; i < size; i += kBlock) {
+    const auto counter = static_cast<std::uint64_t>((first + i) / kBlock * kRoundingCounters);
+    for (int lane = 0; lane < kCounters; ++lane) {
+      lanes.word[0][lane] = static_cast<std::uint32_t>(counter) + static_cast<std::uint32_t>(lane);
+      lanes.word[1][lane] = static_cast<std::uint32_t>(key.tensor);
+      lanes.word[2][lane] = static_cast<std::uint32_t>(key.step);
+      lanes.word[3][lane] = static_cast<std::uint32_t>(key.step >> 32 & 0xffff) |
+                            static_cast<std::uint32_t>((counter >> 32 & 0xffff) << 16);
+    }
+    philox_lanes<kRoundingRounds>(key.seed ^ kRoundingDomain, lanes);
+    for (int word = 0; word < 4; ++word) {
+      for (int lane = 0; lane < kCounters; lane += static_cast<int>(kLanes)) {
+        const U random = load_vector(&lanes.word[word][lane]);
+        std::uint16_t* to = bits + i + word * kCounters + lane;
+        store_vector<std::uint16_t>(to, narrow(random));
+        store_vector<std::uint16_t>(to + kBlock / 2, narrow(random >> 16));
+      }
+    }
+  }
+}
+
+void round_to_bf16(const float* from, const std::uint16_t* bits, std::int64_t size, bf16_bits* to) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < size; ++i) {
+    to[i] = static_cast<bf16_bits>((bits_of(from[i]) + bits[i]) >> 16);
+  }
+}
+
+}  // namespace
+
+void fill_low_bit_kernels(KernelTable& table) {
+  table.update_low_bit[0] = update_sgd;
+  table.update_low_bit[1] = update_adam<false>;
+  table.update_low_bit[2] = update_adam<true>;
+  table.rounding_bits = rounding_bits;
+  table.round_to_bf16 = round_to_bf16;
+}
+
+}  // namespace flatstep::cpu::FLATSTEP_ISA

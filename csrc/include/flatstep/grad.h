@@ -1,0 +1,65 @@
+// Gradients as a whole: global norm, clipping and accumulation.
+//
+// The norm is the square root of the sum of all squares. Squares are summed in f64 over fixed
+// chunks of 4096 elements of each tensor and the chunks added in order, so the bits do not depend
+// on the thread count, and 1e20 neither overflows nor 1e-25 underflows.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "flatstep/export.h"
+#include "flatstep/types.h"
+
+namespace flatstep {
+
+struct GradNorm {
+  double norm = 0.0;  // not finite when an element is not
+  std::int64_t nonfinite_segment = -1;
+  std::int64_t nonfinite_index = -1;
+};
+
+// The sums of squares that a norm is made of. Whoever writes a gradient last can fill them while
+// it is in the cache, and Optimizer::step then need not read it for the norm.
+struct GradPartials {
+  static constexpr std::int64_t kChunk = 4096;  // elements
+
+  GradPartials() = default;
+  explicit FLATSTEP_API GradPartials(std::vector<std::int64_t> sizes);
+
+  std::vector<std::int64_t> sizes;        // of the tensors, in elements
+  std::vector<std::int64_t> first_chunk;  // of each tensor, and the total at the end
+  std::vector<double> sums;               // one a chunk
+
+  std::int64_t chunks() const { return first_chunk.empty() ? 0 : first_chunk.back(); }
+  // sqrt of the sum of all.
+  FLATSTEP_API double norm() const;
+};
+
+// dtype: f32, f64, bf16 or f16.
+FLATSTEP_API GradNorm grad_norm(const std::vector<const void*>& grads,
+                                const std::vector<std::int64_t>& sizes, DType dtype,
+                                Device device = {});
+
+// Multiplies all gradients by min(1, max_norm / (norm + 1e-6)), as PyTorch, and returns the norm
+// before. Non-finite gradients are left as they are.
+FLATSTEP_API GradNorm clip_grad_norm(const std::vector<void*>& grads,
+                                     const std::vector<std::int64_t>& sizes, DType dtype,
+                                     double max_norm, Device device = {});
+
+struct AccumulateOptions {
+  DType dtype = DType::f32;      // of the totals: f32 or f64
+  DType src_dtype = DType::f32;  // f32, bf16 or f16 into f32; f64 into f64
+  double scale = 1.0;            // of what is added
+  bool overwrite = false;        // totals = scale * src, whatever they held
+};
+
+// totals = fma(scale, src, totals), tensor by tensor, and the partial sums of the norm of the new
+// totals from the same visit. `scale` is rounded to the type of the totals.
+// Throws InvalidArgument for bad options, or buffers that are null, misaligned or overlap.
+FLATSTEP_API GradPartials accumulate(const std::vector<void*>& totals,
+                                     const std::vector<const void*>& src,
+                                     const std::vector<std::int64_t>& sizes,
+                                     const AccumulateOptions& options = {}, Device device = {});
+
+}  // namespace flatstep

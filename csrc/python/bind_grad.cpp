@@ -1,0 +1,81 @@
+#include <pybind11/stl.h>
+
+#include <optional>
+#include <vector>
+
+#include "flatstep/convert.h"
+#include "flatstep/grad.h"
+#include "flatstep/optim.h"
+#include "python/array_list.h"
+#include "python/bindings.h"
+#include "python/unlocked.h"
+
+namespace flatstep::python {
+namespace {
+
+// (norm, nonfinite tensor or -1, its index); clips when max_norm is given.
+py::tuple grad_norm_arrays(const py::list& objects, std::optional<double> max_norm) {
+  const std::vector<ArrayArg> grads =
+      take_arrays(objects, "grads", max_norm ? Access::write : Access::read);
+  const DType dtype = common_dtype(grads);
+  GradNorm norm;
+  {
+    const Unlocked unlocked;
+    norm = max_norm ? clip_grad_norm(pointers_of(grads), sizes_of(grads), dtype, *max_norm)
+                    : grad_norm(const_pointers_of(grads), sizes_of(grads), dtype);
+  }
+  return py::make_tuple(norm.norm, norm.nonfinite_segment, norm.nonfinite_index);
+}
+
+// `sizes` cuts one flat array into tensors; empty: the arrays are the tensors.
+GradPartials accumulate_arrays(const py::list& total_objects, const py::list& src_objects,
+                               const std::vector<std::int64_t>& sizes, double scale,
+                               bool overwrite) {
+  const std::vector<ArrayArg> totals = take_arrays(total_objects, "totals", Access::write);
+  const std::vector<ArrayArg> src = take_arrays(src_objects, "src", Access::read);
+  require_like(src, totals, "src", "totals");
+  const AccumulateOptions options{common_dtype(totals), common_dtype(src), scale, overwrite};
+  std::vector<void*> to = pointers_of(totals);
+  std::vector<const void*> from = const_pointers_of(src);
+  if (!sizes.empty()) {
+    const auto cut = [&](auto& list, const ArrayArg& array, auto pointer) {
+      list.clear();
+      std::int64_t offset = 0;
+      for (const std::int64_t size : sizes) {
+        list.push_back(static_cast<decltype(pointer)>(array.data()) +
+                       offset * size_of(array.dtype()));
+        offset += size;
+      }
+    };
+    cut(to, totals.front(), static_cast<char*>(nullptr));
+    cut(from, src.front(), static_cast<char*>(nullptr));
+  }
+  const Unlocked unlocked;
+  return accumulate(to, from, sizes.empty() ? sizes_of(totals) : sizes, options);
+}
+
+// f32 to bf16 or back, rounded to nearest; both flat or of one shape.
+void convert_array(py::handle from_object, py::handle to_object) {
+  const ArrayArg from(from_object, "params", Access::read);
+  const ArrayArg to(to_object, "copy", Access::write);
+  from.require_contiguous();
+  to.require_contiguous();
+  to.require_dtype(from.dtype() == DType::f32 ? DType::bf16 : DType::f32);
+  const Unlocked unlocked;
+  convert(from.data(), from.dtype(), to.data(), to.dtype(), to.size());
+}
+
+}  // namespace
+
+void bind_grad(py::module_& module) {
+  py::class_<GradPartials>(module, "GradPartials")
+      .def_readonly("sizes", &GradPartials::sizes)
+      .def_property_readonly("norm", &GradPartials::norm);
+  module.def("grad_norm", grad_norm_arrays, py::arg("grads"), py::arg("max_norm") = py::none());
+  module.def("accumulate", accumulate_arrays, py::arg("totals"), py::arg("src"), py::arg("sizes"),
+             py::arg("scale"), py::arg("overwrite"));
+  module.def("state_block", [] { return kStateBlock; });
+  module.def("convert", convert_array, py::arg("from_array"), py::arg("to_array"));
+}
+
+}  // namespace flatstep::python
