@@ -48,6 +48,7 @@ All raise ValueError or TypeError naming the argument that is wrong: rates are f
 """
 
 from . import _checks, _core
+from ._plot import plot
 
 __all__ = [
     "constant",
@@ -55,6 +56,7 @@ __all__ = [
     "inverse_sqrt",
     "noam",
     "one_cycle",
+    "plot",
     "polynomial",
     "presets",
     "scale_lr",
