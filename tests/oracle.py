@@ -3,6 +3,7 @@
 Nothing here imports flatstep: a formula that is wrong in the library cannot be wrong here as well.
 """
 
+import itertools
 import math
 
 import numpy as np
@@ -167,6 +168,54 @@ def inverse_sqrt(step, base_lr, warmup):
     if step < warmup:
         return base_lr * warm(step, warmup)
     return base_lr * math.sqrt(max(warmup, 1) / (step + 1))
+
+
+def polynomial(step, base_lr, warmup, total, min_lr=0.0, power=1.0):
+    if step < warmup:
+        return base_lr * warm(step, warmup)
+    return min_lr + (base_lr - min_lr) * (1.0 - progress(step, warmup, total)) ** power
+
+
+FALLS = {
+    "linear": lambda r: 1.0 - r,
+    "cosine": lambda r: math.cos(math.pi * r / 2.0) ** 2,
+    "sqrt": lambda r: 1.0 - math.sqrt(r),
+    "exponential": lambda r: 2.0 ** (1.0 - r) - 1.0,
+}
+
+
+def wsd(step, base_lr, warmup, total, min_lr=0.0, *, decay, shape="sqrt"):
+    """The first of the `decay` last steps is already below base_lr, the last one at min_lr."""
+    left = min(max(total - 1 - step, 0), decay)
+    if step < warmup:
+        return base_lr * warm(step, warmup)
+    r = 1.0 - left / decay if decay else float(step >= total)
+    if shape == "geometric":
+        return math.exp((1.0 - r) * math.log(base_lr) + r * math.log(min_lr))
+    return min_lr + (base_lr - min_lr) * FALLS[shape](r)
+
+
+def one_cycle(step, base_lr, warmup, total, min_lr, *, init_lr, shape="cosine", second=None):
+    """Through (0, init), (W - 1, base), with three phases (second, init), and (T - 1, min)."""
+    corners = [(0, init_lr), (warmup - 1, base_lr), (total - 1, min_lr)]
+    if second is not None:
+        corners.insert(2, (second, init_lr))
+    for (start, high), (end, low) in itertools.pairwise(corners):
+        if step <= end:
+            return low + (high - low) * FALLS[shape]((step - start) / (end - start))
+    return min_lr
+
+
+def cosine_restarts(step, base_lr, warmup, total, min_lr=0.0, *, period, period_mult=1, shrink=1.0):
+    """Counts step by step: each cycle's last step is at min_lr, the next one's first is high."""
+    if step < warmup:
+        return base_lr * warm(step, warmup)
+    if total is not None and step >= total:
+        return min_lr
+    position, height = step - warmup, base_lr
+    while position >= period:
+        position, period, height = position - period, period * period_mult, height * shrink
+    return min_lr + (height - min_lr) * FALLS["cosine"]((position + 1) / period)
 
 
 # ---- Philox4x32-10 (Salmon et al., SC'11) and the dropout mask ---------------------------------

@@ -1,4 +1,4 @@
-"""Wrong calls of optimizers, clipping, layouts and schedules: refused by name, nothing written."""
+"""Wrong calls of optimizers, clipping and layouts: refused by name, nothing written."""
 
 import bad_input as bad
 import pytest
@@ -190,7 +190,7 @@ def test_clip():
         bad.check_refusal(lambda v=value: fs.clip_grad_norm_(arrays.grads, v), arrays, "max_norm")
 
 
-# ---- layout, schedules, threads -----------------------------------------------------------------
+# ---- layout, threads ----------------------------------------------------------------------------
 
 LAYOUTS = {
     "a": ([("a", (2,)), ("a", (3,))],),
@@ -212,40 +212,6 @@ def test_layout_views(spoil):
     arrays = bad.fresh_arrays()
     layout = fs.Layout([("a", (4, 5)), ("b", (4,))])
     bad.check_refusal(lambda: layout.views(spoil(arrays.params)), arrays, "buffer")
-
-
-SCHEDULES = {
-    "base_lr": (
-        lambda: fs.schedule.constant(-1.0),
-        lambda: fs.schedule.constant(NAN),
-        lambda: fs.schedule.warmup_linear(INF, 1, 10),
-    ),
-    "warmup": (
-        lambda: fs.schedule.warmup_constant(1.0, -1),
-        lambda: fs.schedule.warmup_linear(1.0, -1, 10),
-        lambda: fs.schedule.inverse_sqrt(1.0, -5),
-        lambda: fs.schedule.noam(64, -10),
-    ),
-    "total": (
-        lambda: fs.schedule.warmup_linear(1.0, 11, 10),
-        lambda: fs.schedule.warmup_cosine(1.0, 0, -1),
-    ),
-    "min_lr": (
-        lambda: fs.schedule.warmup_cosine(1.0, 1, 10, min_lr=-0.1),
-        lambda: fs.schedule.warmup_cosine(1.0, 1, 10, min_lr=NAN),
-    ),
-    "d_model": (lambda: fs.schedule.noam(0, 10),),
-    "factor": (lambda: fs.schedule.noam(64, 10, factor=NAN),),
-    "step": (
-        lambda: fs.schedule.warmup_cosine(1.0, 1, 10)(-1),
-        lambda: fs.schedule.noam(64, 10)(1.5),
-    ),
-}
-
-
-@pytest.mark.parametrize(("argument", "call"), bad.pairs(SCHEDULES))
-def test_schedules(argument, call):
-    bad.check_refusal(call, bad.fresh_arrays(), argument)
 
 
 @pytest.mark.parametrize("value", (0, -1, 1.5, "all", None))

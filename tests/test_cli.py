@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import flatstep as fs
-from flatstep.run_config import TrainConfig, make_config, read_config, write_config
+from flatstep.run_config import SCHEDULES, TrainConfig, make_config, read_config, write_config
+from flatstep.trainer import make_schedule
 
 TINY = [
     "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--batch-size", "4",
@@ -292,6 +293,15 @@ def test_defaults_follow_optimizer_schedule_and_steps():
     noam = make_config({"schedule": "noam"})
     assert (noam.lr, noam.min_lr) == (1.0, 0.0)
     assert math.isclose(make_config({"lr": 3e-4}).min_lr, 3e-5)
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_every_schedule_of_the_command_line(name):
+    config = make_config({"schedule": name, "steps": 50})
+    rates = [make_schedule(config)(step) for step in range(50)]
+    assert min(rates) > 0 and max(rates) <= config.lr
+    if config.min_lr:
+        assert rates[-1] == pytest.approx(config.min_lr) and rates[4] == pytest.approx(config.lr)
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX system")

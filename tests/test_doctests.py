@@ -5,7 +5,7 @@ import importlib
 
 import pytest
 
-MODULES = ("flatstep.loss", "flatstep.layout")
+MODULES = ("flatstep.loss", "flatstep.layout", "flatstep.schedule")
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -51,12 +51,86 @@ def test_noam_peaks_at_the_end_of_the_warm_up():
     assert max(rates) == schedule(3999) == close((512 * 4000) ** -0.5)
 
 
+@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize("power", (0.5, 1.0, 3.0))
+def test_polynomial(step, power):
+    schedule = fs.schedule.polynomial(BASE, WARMUP, TOTAL, MINIMUM, power=power)
+    assert schedule(step) == close(oracle.polynomial(step, BASE, WARMUP, TOTAL, MINIMUM, power))
+
+
+@pytest.mark.parametrize("step", (*STEPS, 37, 38, 39, 40, 42, 43, 48))
+@pytest.mark.parametrize("shape", (None, *oracle.FALLS, "geometric"))
+@pytest.mark.parametrize("decay", (None, 7, TOTAL - WARMUP, 0))
+def test_wsd(step, shape, decay):
+    schedule = fs.schedule.wsd(BASE, WARMUP, TOTAL, MINIMUM, decay=decay, shape=shape)
+    options = {"decay": 10 if decay is None else decay, "shape": shape or "sqrt"}
+    assert schedule(step) == close(oracle.wsd(step, BASE, WARMUP, TOTAL, MINIMUM, **options))
+
+
+@pytest.mark.parametrize("step", (*STEPS, 17, 18, 19, 38, 39, 40))
+@pytest.mark.parametrize("shape", ("cosine", "linear"))
+@pytest.mark.parametrize(
+    ("options", "second"),
+    [({}, None), ({"three_phase": True}, 18), ({"three_phase": True, "pct_final": 0.8}, 39)],
+)
+def test_one_cycle(step, shape, options, second):
+    schedule = fs.schedule.one_cycle(BASE, WARMUP, TOTAL, shape=shape, **options)
+    ends = {"init_lr": BASE / 25, "min_lr": BASE / 25 / 1e4}
+    expected = oracle.one_cycle(step, BASE, WARMUP, TOTAL, shape=shape, second=second, **ends)
+    assert schedule(step) == close(expected)
+
+
+@pytest.mark.parametrize("step", (*range(70), 10**6))
+@pytest.mark.parametrize(
+    ("total", "given", "period"),
+    [
+        (TOTAL, {"cycles": 4}, 10),
+        (TOTAL, {"period": 10, "shrink": 0.5}, 10),
+        (None, {"period": 3, "period_mult": 2.0}, 3),
+        (WARMUP + 28, {"cycles": 3, "period_mult": 2.0, "shrink": 0.7}, 4),
+    ],
+)
+def test_cosine_restarts(step, total, given, period):
+    schedule = fs.schedule.cosine_restarts(BASE, WARMUP, total, 1e-4, **given)
+    options = {k: v for k, v in given.items() if k != "cycles"} | {"period": period}
+    expected = oracle.cosine_restarts(step, BASE, WARMUP, total, 1e-4, **options)
+    assert schedule(step) == pytest.approx(expected, rel=1e-11)
+
+
+@pytest.mark.parametrize("shape", oracle.FALLS)
+def test_shapes_of_the_warm_up(shape):
+    """A warm-up is a decay backwards, from init_lr; it may drive a weight decay."""
+    schedule = fs.schedule.warmup_constant(0.1, WARMUP, init_lr=0.01, warmup_shape=shape)
+    for step in range(WARMUP):
+        share = oracle.FALLS[shape](1 - (step + 1) / WARMUP)
+        assert schedule(step) == close(0.01 + 0.09 * share)
+    assert schedule(WARMUP - 1) == schedule(10**9) == 0.1
+
+
+def test_inverse_sqrt_options():
+    schedule = fs.schedule.inverse_sqrt(BASE, WARMUP, timescale=40)
+    assert schedule(WARMUP + 5) == close(BASE * math.sqrt(40 / 46))
+    held = fs.schedule.inverse_sqrt(BASE, WARMUP, TOTAL)
+    assert held(TOTAL - 1) == held(TOTAL) == held(10**9) == close(BASE * math.sqrt(0.2))
+    assert fs.schedule.inverse_sqrt(BASE, WARMUP, min_lr=MINIMUM)(10**9) == MINIMUM
+    assert fs.schedule.inverse_sqrt(BASE, 0)(3) == close(BASE / 2)
+
+
+DECAYING = {
+    "warmup_linear": {},
+    "warmup_cosine": {},
+    "polynomial": {"power": 2.0},
+    "wsd": {},
+    "one_cycle": {},
+    "cosine_restarts": {},
+}
 SCHEDULES = {
     "warmup_constant": fs.schedule.warmup_constant(BASE, WARMUP),
-    "warmup_linear": fs.schedule.warmup_linear(BASE, WARMUP, TOTAL),
-    "warmup_cosine": fs.schedule.warmup_cosine(BASE, WARMUP, TOTAL),
     "inverse_sqrt": fs.schedule.inverse_sqrt(BASE, WARMUP),
     "noam": fs.schedule.noam(64, WARMUP),
+} | {
+    name: getattr(fs.schedule, name)(BASE, WARMUP, TOTAL, **options)
+    for name, options in DECAYING.items()
 }
 
 
@@ -64,30 +138,67 @@ SCHEDULES = {
 def test_shape_of_the_curve(name):
     """No dead first step, a strict rise to the peak at W-1, never a rise afterwards."""
     rates = [SCHEDULES[name](step) for step in range(TOTAL + 20)]
-    assert rates[0] == close(rates[WARMUP - 1] / WARMUP) and rates[0] > 0
+    first = BASE / 25 if name == "one_cycle" else rates[WARMUP - 1] / WARMUP
+    assert rates[0] == close(first) and rates[0] > 0
     assert all(a < b for a, b in itertools.pairwise(rates[:WARMUP]))
     assert all(a >= b for a, b in itertools.pairwise(rates[WARMUP - 1 :]))
     if name != "noam":
         assert rates[WARMUP - 1] == close(BASE)
 
 
-@pytest.mark.parametrize("name", ("warmup_linear", "warmup_cosine"))
+@pytest.mark.parametrize("name", DECAYING)
 def test_the_end_is_clamped(name):
     """The last step and all later ones use min_lr: a cosine does not rise again."""
-    schedule = getattr(fs.schedule, name)(BASE, WARMUP, TOTAL, min_lr=MINIMUM)
+    schedule = getattr(fs.schedule, name)(BASE, WARMUP, TOTAL, MINIMUM, **DECAYING[name])
     assert schedule(TOTAL - 2) > MINIMUM
-    for step in (TOTAL - 1, TOTAL, TOTAL + 5, 2 * TOTAL, 10**12):
+    for step in (TOTAL - 1, TOTAL, TOTAL + 5, 2 * TOTAL, 10**12, 2**53):
         assert schedule(step) == close(MINIMUM)
 
 
-@pytest.mark.parametrize("name", ("warmup_linear", "warmup_cosine"))
+@pytest.mark.parametrize("name", DECAYING)
 def test_edges(name):
-    make = getattr(fs.schedule, name)
-    no_warmup = make(BASE, 0, 4)
-    assert no_warmup(0) < BASE and no_warmup(3) == close(0.0)
-    assert make(BASE, 1, 4)(0) == close(BASE)
-    only_warmup = make(BASE, 5, 5, min_lr=MINIMUM)
+    def make(warmup, total, minimum=0.0):
+        return getattr(fs.schedule, name)(BASE, warmup, total, minimum, **DECAYING[name])
+
+    no_warmup = make(0, 4)
+    assert no_warmup(0) == BASE if name == "wsd" else no_warmup(0) < BASE
+    assert no_warmup(3) == close(0.0)
+    assert make(1, 4)(0) == close(BASE)
+    only_warmup = make(5, 5, MINIMUM)
     assert only_warmup(4) == close(BASE) and only_warmup(5) == close(MINIMUM)
+    single = make(0, 1, MINIMUM)
+    assert math.isfinite(single(0)) and single(1) == close(MINIMUM)
+
+
+@pytest.mark.parametrize("name", DECAYING)
+@pytest.mark.parametrize("warmup", (0, 1, 4, 5))
+def test_small_totals_of_every_preset_are_finite(name, warmup):
+    for preset in fs.schedule.presets(name):
+        minimum = 1e-4 if (name, preset) == ("wsd", "fairseq") else 0.0
+        schedule = getattr(fs.schedule, name)(BASE, warmup, 5, minimum, preset=preset)
+        rates = [schedule(step) for step in range(12)]
+        assert all(math.isfinite(rate) and rate <= BASE for rate in rates), preset
+
+
+def test_scale_lr():
+    assert fs.schedule.scale_lr(0.1, 8192, 256) == close(3.2)
+    assert fs.schedule.scale_lr(0.1, 64, 256) == close(0.025)
+    assert fs.schedule.scale_lr(0.1, 8192, 256, rule="sqrt") == close(0.1 * math.sqrt(32))
+
+
+def test_repr_is_the_call():
+    for schedule in (
+        *SCHEDULES.values(),
+        fs.schedule.constant(0.25),
+        fs.schedule.warmup_cosine(BASE, 5, 50, MINIMUM, init_lr=1e-5, waves=1.5, preset="hf"),
+        fs.schedule.wsd(BASE, 5, 50, decay=7, shape="linear", warmup_shape="cosine"),
+        fs.schedule.cosine_restarts(BASE, 0, period=5, period_mult=2, shrink=0.5, preset="torch"),
+        fs.schedule.one_cycle(BASE, None, 50, three_phase=True, pct_final=0.7),
+    ):
+        again = eval(f"fs.schedule.{schedule!r}")
+        assert repr(again) == repr(schedule)
+        assert [again(step) for step in range(60)] == [schedule(step) for step in range(60)]
+    assert repr(fs.schedule.noam(64, 10)) == "noam(d_model=64, warmup=10, factor=1.0)"
 
 
 def test_pure_function():

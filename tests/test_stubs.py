@@ -14,7 +14,8 @@ def stub_tree():
 
 
 def argument_names(function):
-    return [a.arg for a in function.args.args if a.arg != "self"]
+    arguments = function.args.args + function.args.kwonlyargs
+    return [a.arg for a in arguments if a.arg != "self"]
 
 
 def compiled_argument_names(function):

@@ -3,7 +3,6 @@
 #include "core/checks.h"
 #include "flatstep/dropout.h"
 #include "flatstep/runtime.h"
-#include "flatstep/schedule.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
 #include "python/unlocked.h"
@@ -75,24 +74,6 @@ void bind_runtime(py::module_& module) {
              py::arg("step"), py::arg("site"));
   module.def("dropout_mask", dropout_bits, py::arg("size"), py::arg("p"), py::arg("seed"),
              py::arg("step"), py::arg("site"));
-
-  py::enum_<ScheduleKind>(module, "ScheduleKind")
-      .value("constant", ScheduleKind::constant)
-      .value("warmup_constant", ScheduleKind::warmup_constant)
-      .value("warmup_linear", ScheduleKind::warmup_linear)
-      .value("warmup_cosine", ScheduleKind::warmup_cosine)
-      .value("inverse_sqrt", ScheduleKind::inverse_sqrt)
-      .value("noam", ScheduleKind::noam);
-  py::class_<Schedule>(module, "Schedule")
-      .def(py::init([](ScheduleKind kind, double base_lr, double min_lr, std::int64_t warmup,
-                       std::int64_t total, std::int64_t d_model) {
-             const Schedule schedule{kind, base_lr, min_lr, warmup, total, d_model};
-             schedule.check();
-             return schedule;
-           }),
-           py::arg("kind"), py::arg("base_lr"), py::arg("min_lr") = 0.0, py::arg("warmup") = 0,
-           py::arg("total") = 0, py::arg("d_model") = 0)
-      .def("__call__", &Schedule::operator(), py::arg("step"));
 }
 
 }  // namespace flatstep::python

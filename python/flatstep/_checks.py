@@ -6,8 +6,10 @@ import operator
 def number(value, argument):
     """``value`` as a float."""
     try:
+        if isinstance(value, (str, bytes)):  # float() would read them
+            raise TypeError
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise TypeError(f"{argument}: got {type(value).__name__}, expected a number") from None
 
 

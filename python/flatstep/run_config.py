@@ -15,8 +15,9 @@ from .errors import InputError
 
 SCHEDULES = (
     "constant", "warmup_constant", "warmup_linear", "warmup_cosine", "inverse_sqrt", "noam",
+    "wsd", "one_cycle",
 )  # fmt: skip
-_DECAYING = ("warmup_linear", "warmup_cosine")
+_DECAYING = ("warmup_linear", "warmup_cosine", "wsd", "one_cycle")
 _LARGEST = 2**31 - 1
 
 

@@ -59,6 +59,28 @@ void test_optimizer() {
   CHECK_THROWS(Optimizer(options, {{p.data(), p.data(), v.data(), 2}}), InvalidArgument, "state1");
 }
 
+void test_schedules() {
+  Schedule cosine{ScheduleKind::warmup_cosine, 1.0, 0.1, 4, 10};
+  cosine.check();
+  CHECK(cosine(0) == 0.25 && cosine(3) == 1.0 && std::fabs(cosine(9) - 0.1) < 1e-15);
+  CHECK(cosine(10) == cosine(std::int64_t{1} << 53));
+  cosine.convention = convention_of(cosine.kind, "hf");
+  CHECK(cosine(0) == 0.0 && cosine(4) == 1.0 && cosine(16) == 1.0);
+  CHECK_THROWS(convention_of(cosine.kind, "torch"), InvalidArgument, "'nanogpt' for warmup_cosine");
+  CHECK(presets_of(ScheduleKind::one_cycle).size() == 3);
+
+  Schedule wsd{ScheduleKind::wsd, 1.0, {}, 2, 10};
+  wsd.decay = 4;
+  wsd.shape = DecayShape::linear;
+  CHECK(wsd(5) == 1.0 && wsd(6) == 0.75 && wsd(9) == 0.0);
+  wsd.decay = 9;
+  CHECK_THROWS(wsd.check(), InvalidArgument, "decay: got 9");
+  wsd.total.reset();
+  CHECK_THROWS(wsd.check(), InvalidArgument, "total: got none");
+  CHECK_THROWS(cosine(-1), InvalidArgument, "step: got -1");
+  CHECK(scale_lr(1.0, 64, 16) == 4.0 && scale_lr(1.0, 64, 16, ScaleRule::sqrt) == 2.0);
+}
+
 void test_errors_share_a_base() {
   try {
     Layout layout;
@@ -98,6 +120,7 @@ int main() {
   require_isa();
   test_cross_entropy();
   test_optimizer();
+  test_schedules();
   test_errors_share_a_base();
   test_gpt();
   return report();
