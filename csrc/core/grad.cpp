@@ -23,6 +23,12 @@ GradNorm finite_norm(const std::vector<const void*>& grads, DType dtype, GradPar
   return norm;
 }
 
+std::vector<std::int64_t> sizes_of(const Layout& layout) {
+  std::vector<std::int64_t> sizes;
+  for (const LayoutEntry& entry : layout.entries()) sizes.push_back(entry.size);
+  return sizes;
+}
+
 void add_all(Buffers& buffers, const std::vector<const void*>& data,
              const std::vector<std::int64_t>& sizes, DType dtype, const char* name) {
   for (std::size_t i = 0; i < data.size(); ++i) {
@@ -42,6 +48,8 @@ GradPartials::GradPartials(std::vector<std::int64_t> tensor_sizes)
   first_chunk.push_back(total);
   sums.resize(static_cast<std::size_t>(total));
 }
+
+GradPartials::GradPartials(const Layout& layout) : GradPartials(sizes_of(layout)) {}
 
 double GradPartials::norm() const {
   double sum = 0;

@@ -8,6 +8,7 @@
 #include "cpu/isa.h"
 #include "cpu/isa_list.h"
 #include "cpu/parallel.h"
+#include "flatstep/grad.h"
 #include "gpt/cpu_kernels/table.h"
 #include "gpt/ops.h"
 
@@ -189,6 +190,14 @@ class CpuGptOps final : public GptOps {
                            scratch + begin / kRowsPerPartial * columns, false);
     });
     reduce_partials(scratch, partial_count(rows), columns, columns, out, accumulate);
+  }
+
+  void sum_squares(const float* x, std::int64_t size, double* sums) const override {
+    constexpr std::int64_t kChunk = GradPartials::kChunk;
+    parallel_for((size + kChunk - 1) / kChunk, [=](std::int64_t chunk, int) {
+      const std::int64_t begin = chunk * kChunk;
+      sums[chunk] = kernels().sum_of_squares_f32(x + begin, std::min(kChunk, size - begin));
+    });
   }
 
  private:

@@ -1,44 +1,17 @@
 // The Transformer's forward and backward pass, written once against GptOps.
 #include <algorithm>
+#include <initializer_list>
 
 #include "core/checks.h"
 #include "flatstep/gpt.h"
 #include "flatstep/loss.h"
 #include "gpt/batch.h"
 #include "gpt/ops.h"
+#include "gpt/tensors.h"
 #include "gpt/workspace.h"
 
 namespace flatstep {
 namespace {
-
-// The tensors of one layer, in the parameter buffer or in the gradient buffer.
-template <class T>
-struct LayerTensors {
-  T *ln_1_weight, *ln_1_bias, *c_attn_weight, *c_attn_bias, *attn_proj_weight, *attn_proj_bias;
-  T *ln_2_weight, *ln_2_bias, *c_fc_weight, *c_fc_bias, *mlp_proj_weight, *mlp_proj_bias;
-
-  LayerTensors(const Layout& layout, T* buffer, std::int64_t layer) {
-    const std::string prefix = "transformer.h." + std::to_string(layer) + ".";
-    const auto at = [&](const char* name) { return buffer + layout.at(prefix + name).offset; };
-    ln_1_weight = at("ln_1.weight"), ln_1_bias = at("ln_1.bias");
-    c_attn_weight = at("attn.c_attn.weight"), c_attn_bias = at("attn.c_attn.bias");
-    attn_proj_weight = at("attn.c_proj.weight"), attn_proj_bias = at("attn.c_proj.bias");
-    ln_2_weight = at("ln_2.weight"), ln_2_bias = at("ln_2.bias");
-    c_fc_weight = at("mlp.c_fc.weight"), c_fc_bias = at("mlp.c_fc.bias");
-    mlp_proj_weight = at("mlp.c_proj.weight"), mlp_proj_bias = at("mlp.c_proj.bias");
-  }
-};
-
-template <class T>
-struct SharedTensors {
-  T *token_table, *position_table, *ln_f_weight, *ln_f_bias;
-
-  SharedTensors(const Layout& layout, T* buffer)
-      : token_table(buffer + layout.at("transformer.wte.weight").offset),
-        position_table(buffer + layout.at("transformer.wpe.weight").offset),
-        ln_f_weight(buffer + layout.at("transformer.ln_f.weight").offset),
-        ln_f_bias(buffer + layout.at("transformer.ln_f.bias").offset) {}
-};
 
 // What one pass needs to know; the members below are its steps.
 struct Pipeline {
@@ -51,6 +24,9 @@ struct Pipeline {
   double dropout;  // 0 in evaluation
   std::uint64_t seed;
   std::int64_t step;
+  // Of a backward pass; partials may be null.
+  float* grads = nullptr;
+  GradPartials* partials = nullptr;
 
   std::int64_t rows() const { return shape.rows(); }
   std::int64_t width() const { return config.n_embd; }
@@ -63,6 +39,20 @@ struct Pipeline {
              space.scratch);
   }
 
+  // Takes the sums of squares of gradients that nothing more is added to, while they are in the
+  // cache.
+  void finished(std::initializer_list<const float*> tensors) const {
+    if (partials == nullptr) return;
+    const auto& entries = layout.entries();
+    for (const float* tensor : tensors) {
+      const auto entry = std::lower_bound(
+          entries.begin(), entries.end(), tensor - grads,
+          [](const LayoutEntry& e, std::int64_t offset) { return e.offset < offset; });
+      const auto index = static_cast<std::size_t>(entry - entries.begin());
+      ops.sum_squares(tensor, entry->size, &partials->sums[partials->first_index(index)]);
+    }
+  }
+
   // grad_weight, grad_bias from grad_out and x; grad_x = grad_out weight^T
   void linear_backward(const float* x, const float* weight, const float* grad_out,
                        std::int64_t from, std::int64_t to, float* grad_x, float* grad_weight,
@@ -71,6 +61,7 @@ struct Pipeline {
               nullptr},
              space.scratch);
     ops.column_sum(grad_out, rows(), to, grad_bias, accumulate, space.scratch);
+    finished({grad_weight, grad_bias});
     ops.gemm(
         {false, true, rows(), from, to, grad_out, to, weight, to, grad_x, from, false, nullptr},
         space.scratch);
@@ -137,7 +128,7 @@ struct Pipeline {
   }
 
   // space.grad_stream: the gradient of the layer's output on entry, of its input on return.
-  void backward_layer(std::int64_t index, float* grads, bool accumulate) const {
+  void backward_layer(std::int64_t index, bool accumulate) const {
     const LayerActivations& a = space.layers[index];
     const LayerTensors<const float> p(layout, params, index);
     const LayerTensors<float> g(layout, grads, index);
@@ -164,6 +155,7 @@ struct Pipeline {
                     g.c_attn_bias, accumulate);
     ops.layer_norm_backward(branch, a.input, p.ln_1_weight, a.ln_1, rows(), c, true, stream,
                             g.ln_1_weight, g.ln_1_bias, accumulate, space.scratch);
+    finished({g.ln_2_weight, g.ln_2_bias, g.ln_1_weight, g.ln_1_bias});
   }
 
   // The gradient of the stream through one dropout layer: the stream itself where nothing drops.
@@ -173,7 +165,7 @@ struct Pipeline {
     return space.grad_branch;
   }
 
-  double forward_backward(const CrossEntropyOptions& options, float* grads, bool accumulate) const {
+  double forward_backward(const CrossEntropyOptions& options, bool accumulate) const {
     forward();
     const SharedTensors<const float> p(layout, params);
     const SharedTensors<float> g(layout, grads);
@@ -181,7 +173,7 @@ struct Pipeline {
     ops.layer_norm_backward(space.grad_branch, space.output, p.ln_f_weight, space.ln_f, rows(),
                             width(), false, space.grad_stream, g.ln_f_weight, g.ln_f_bias,
                             accumulate, space.scratch);
-    for (std::int64_t i = config.n_layer - 1; i >= 0; --i) backward_layer(i, grads, accumulate);
+    for (std::int64_t i = config.n_layer - 1; i >= 0; --i) backward_layer(i, accumulate);
     const float* upstream = through_dropout(Gpt::embedding_site());
     ops.embed_backward(upstream, space.tokens, shape, width(), g.token_table, g.position_table,
                        accumulate);
@@ -189,6 +181,7 @@ struct Pipeline {
       std::fill(g.position_table + shape.length * width(),
                 g.position_table + config.block_size * width(), 0.0f);
     }
+    finished({g.ln_f_weight, g.ln_f_bias, g.token_table, g.position_table});
     return loss;
   }
 };
@@ -217,7 +210,8 @@ void run(const GptConfig& config, const Layout& layout, const float* params,
     Workspace space(config, shape, pass, workspace);
     copy_tokens(tokens, config.vocab_size, space.tokens);
     const double dropout = pass == Pass::training ? config.dropout : 0.0;
-    body(Pipeline{ops, config, layout, params, shape, space, dropout, key.seed, key.step});
+    body(Pipeline{ops, config, layout, params, shape, space, dropout, key.seed, key.step, nullptr,
+                  nullptr});
   });
 }
 
@@ -243,15 +237,19 @@ double Gpt::forward_backward(const float* params, float* grads, const TokenBatch
           options.loss_divisor, "a finite number >= 0");
   require(options.step >= 0 && options.step < (std::int64_t{1} << 48), "step", options.step,
           "a number in [0, 2^48)");
+  if (options.partials != nullptr) *options.partials = GradPartials(layout_);
   double loss = 0;
   run(config_, layout_, params, tokens, Pass::training, workspace, workspace_bytes,
       {options.seed, options.step, 0}, [&](const Pipeline& pipeline) {
         const std::int64_t valid = copy_targets(targets, tokens, config_.vocab_size,
                                                 options.ignore_index, pipeline.space.targets);
+        Pipeline training = pipeline;
+        training.grads = grads;
+        training.partials = options.partials;
         loss =
-            pipeline.forward_backward(loss_options(valid, options.loss_divisor,
+            training.forward_backward(loss_options(valid, options.loss_divisor,
                                                    options.label_smoothing, options.ignore_index),
-                                      grads, options.accumulate);
+                                      options.accumulate);
       });
   return loss;
 }

@@ -80,6 +80,9 @@ class GptOps {
   // out[j] = sum over rows of x[i, j], or added to out with accumulate.
   virtual void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
                           bool accumulate, float* scratch) const = 0;
+
+  // The sums of squares of each GradPartials::kChunk elements.
+  virtual void sum_squares(const float* x, std::int64_t size, double* sums) const = 0;
 };
 
 namespace cpu {

@@ -149,18 +149,19 @@ void bind_gpt(py::module_& module) {
           "forward_backward",
           [](PyGpt& self, py::handle params, py::handle grads, py::handle tokens,
              py::handle targets, double label_smoothing, std::uint64_t seed, std::int64_t step,
-             bool accumulate, double loss_divisor) {
+             bool accumulate, double loss_divisor, GradPartials* partials) {
             TrainOptions options;
             options.label_smoothing = label_smoothing;
             options.seed = seed;
             options.step = step;
             options.accumulate = accumulate;
             options.loss_divisor = loss_divisor;
+            options.partials = partials;
             return self.forward_backward(params, grads, tokens, targets, options);
           },
           py::arg("params"), py::arg("grads"), py::arg("tokens"), py::arg("targets"),
           py::arg("label_smoothing"), py::arg("seed"), py::arg("step"), py::arg("accumulate"),
-          py::arg("loss_divisor"))
+          py::arg("loss_divisor"), py::arg("partials"))
       .def("loss", &PyGpt::loss, py::arg("params"), py::arg("tokens"), py::arg("targets"))
       .def("logits", &PyGpt::logits, py::arg("params"), py::arg("tokens"), py::arg("logits"))
       .def(

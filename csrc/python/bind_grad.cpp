@@ -69,6 +69,7 @@ void convert_array(py::handle from_object, py::handle to_object) {
 
 void bind_grad(py::module_& module) {
   py::class_<GradPartials>(module, "GradPartials")
+      .def(py::init<>())
       .def_readonly("sizes", &GradPartials::sizes)
       .def_property_readonly("norm", &GradPartials::norm);
   module.def("grad_norm", grad_norm_arrays, py::arg("grads"), py::arg("max_norm") = py::none());

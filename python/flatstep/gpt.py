@@ -43,6 +43,8 @@ class GPT:
 
     Attributes:
         params, grads: flat float32 NumPy arrays of ``num_params`` elements.
+        grad_partials: :class:`flatstep.GradPartials` of ``grads``, or None; see
+            :meth:`forward_backward`.
         layout: names, shapes and offsets; the names and the orientation of the weights are those of
             Hugging Face GPT-2. 1-D tensors (biases, norms) have weight decay 0.
 
@@ -69,6 +71,7 @@ class GPT:
         self.layout = Layout._from_core(self._core.layout)
         self.params = np.empty(self.layout.size, np.float32)
         self.grads = np.zeros(self.layout.size, np.float32)
+        self.grad_partials = None
         self._views = self.layout.views(self.params)
         self._core.initialize(self.params, self.seed)
 
@@ -84,7 +87,15 @@ class GPT:
         return self._views[name]
 
     def forward_backward(
-        self, tokens, targets, *, label_smoothing=0.0, step=0, accumulate=False, loss_divisor=None
+        self,
+        tokens,
+        targets,
+        *,
+        label_smoothing=0.0,
+        step=0,
+        accumulate=False,
+        loss_divisor=None,
+        partials=True,
     ):
         """Mean cross-entropy with dropout; fills ``grads``.
 
@@ -96,6 +107,10 @@ class GPT:
             accumulate: add to ``grads`` instead of overwriting them.
             loss_divisor: divides the summed loss and gradient; None is the number of valid targets.
                 With accumulation, give the number of valid targets of the whole batch.
+            partials: keep the sums of squares of ``grads`` in ``grad_partials``, for
+                ``optimizer.step(model.grads, partials=model.grad_partials)`` with the model's
+                layout. Of several passes that accumulate, only the last needs it. Else
+                ``grad_partials`` is None.
 
         Returns:
             The loss.
@@ -110,7 +125,9 @@ class GPT:
             loss_divisor = _checks.number(loss_divisor, "loss_divisor")
             if not loss_divisor > 0:
                 raise ValueError(f"loss_divisor: got {loss_divisor}, expected a number > 0")
-        return self._core.forward_backward(
+        self.grad_partials = None
+        kept = _core.GradPartials() if partials else None
+        loss = self._core.forward_backward(
             self.params,
             self.grads,
             tokens,
@@ -120,7 +137,10 @@ class GPT:
             step=_checks.step_number(step),
             accumulate=bool(accumulate),
             loss_divisor=loss_divisor,
+            partials=kept,
         )
+        self.grad_partials = kept
+        return loss
 
     def loss(self, tokens, targets):
         """Mean cross-entropy without dropout. Arguments as in :meth:`forward_backward`."""

@@ -44,6 +44,7 @@ class TrainConfig:
     dropout: float = _option(0.0, "probability of dropping an activation", least=0.0, below=1.0)
     label_smoothing: float = _option(0.0, "share spread over all tokens", least=0.0, below=1.0)
     optimizer: str = _option("adamw", "update rule", choices=("adamw", "adam", "sgd"))
+    optimizer_state: str = _option("full", "its moments: 4 bytes or 1", choices=("full", "8bit"))
     lr: float = _option(
         3e-3,
         "peak learning rate [by width: 0.384/n_embd, at most 0.003; sgd 0.1]; factor of noam [1]",

@@ -41,7 +41,13 @@ def make_model(config):
 
 def make_optimizer(config, model):
     """The optimizer of a TrainConfig over the flat parameters of `model`."""
-    common = {"lr": config.lr, "weight_decay": config.weight_decay, "layout": model.layout}
+    common = {
+        "lr": config.lr,
+        "weight_decay": config.weight_decay,
+        "layout": model.layout,
+        "state": config.optimizer_state,
+        "seed": config.seed,
+    }
     if config.optimizer == "sgd":
         return flatstep.SGD(model.params, momentum=config.beta1, **common)
     kind = {"adamw": flatstep.AdamW, "adam": flatstep.Adam}[config.optimizer]
@@ -87,9 +93,15 @@ class Trainer:
                 step=first + micro,
                 accumulate=micro > 0,
                 loss_divisor=self.tokens_per_step if config.grad_accum > 1 else None,
+                partials=micro == config.grad_accum - 1,
             )
         lr = self.schedule(self.step)
-        info = self.optimizer.step(self.model.grads, lr=lr, max_norm=config.max_norm or None)
+        info = self.optimizer.step(
+            self.model.grads,
+            lr=lr,
+            max_norm=config.max_norm or None,
+            partials=self.model.grad_partials,
+        )
         seconds = time.perf_counter() - began
         self.seconds += seconds
         if info.skipped:

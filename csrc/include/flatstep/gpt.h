@@ -7,6 +7,7 @@
 #include <cstdint>
 
 #include "flatstep/export.h"
+#include "flatstep/grad.h"
 #include "flatstep/layout.h"
 #include "flatstep/types.h"
 
@@ -36,6 +37,9 @@ struct TrainOptions {
   bool accumulate = false;    // add to the gradients instead of overwriting them
   double loss_divisor = 0.0;  // > 0: divides the summed loss, instead of the valid targets
   std::int64_t ignore_index = -100;
+  // Takes the sums of squares of the gradients as they stand after this pass, for
+  // Optimizer::step with the model's layout; or null.
+  GradPartials* partials = nullptr;
 };
 
 struct SampleOptions {

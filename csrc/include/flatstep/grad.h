@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "flatstep/export.h"
+#include "flatstep/layout.h"
 #include "flatstep/types.h"
 
 namespace flatstep {
@@ -26,11 +27,17 @@ struct GradPartials {
 
   GradPartials() = default;
   explicit FLATSTEP_API GradPartials(std::vector<std::int64_t> sizes);
+  // Of a flat buffer.
+  explicit FLATSTEP_API GradPartials(const Layout& layout);
 
   std::vector<std::int64_t> sizes;        // of the tensors, in elements
   std::vector<std::int64_t> first_chunk;  // of each tensor, and the total at the end
   std::vector<double> sums;               // one a chunk
 
+  // Where the sums of a tensor begin.
+  std::size_t first_index(std::size_t tensor) const {
+    return static_cast<std::size_t>(first_chunk[tensor]);
+  }
   std::int64_t chunks() const { return first_chunk.empty() ? 0 : first_chunk.back(); }
   // sqrt of the sum of all.
   FLATSTEP_API double norm() const;
