@@ -154,7 +154,8 @@ class Optimizer:
             zero_grad: write zeros to the gradients in the same visit; a skipped step leaves them.
             partials: the :class:`flatstep.GradPartials` of these very gradients, as returned by
                 :func:`flatstep.accumulate` or kept by a model: the norm needs no visit then. If
-                the gradients have changed since, the norm is wrong.
+                the gradients have changed since, the norm is wrong, and what is not finite may
+                pass unnoticed.
 
         Returns:
             A :class:`StepInfo`. When a gradient is not finite, no byte of parameters or state
