@@ -13,10 +13,13 @@ import flatstep as fs
 
 pytest.register_assert_rewrite("bad_input", "linear_case", "loss_checks")
 
-# Without PyTorch there is nothing to compare with: the parity tests are absent, not skipped.
+# Without PyTorch there is nothing to compare with, and nothing is drawn without matplotlib: those
+# tests are absent, not skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")
+if importlib.util.find_spec("matplotlib") is None:
+    collect_ignore_glob.append("plot/*")
 
 # 1 is the serial path; 2 and 3 divide little; 5 and 7 are more threads than many tests have work.
 THREADS = (1, 2, 3, 5, 7)

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import numpy as np
 import oracle
@@ -218,3 +219,32 @@ def test_optimizer_takes_the_rate_of_its_step_count():
         info = optimizer.step(np.ones(1, np.float32), lr=schedule(optimizer.step_count))
         assert info.lr == schedule(step)
         assert (before - p)[0] == pytest.approx(schedule(step), rel=1e-6)
+
+
+# ---- plot: wrong calls; what is drawn is in tests/plot ------------------------------------------
+
+COSINE = fs.schedule.warmup_cosine(1.0, 10, 50)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "argument"),
+    [
+        ((3,), "schedules"),
+        (([COSINE, "cosine"],), "schedules"),
+        (([],), "schedules"),
+        ((fs.schedule.constant(1.0),), "total"),
+        ((COSINE, 0), "total"),
+        ((COSINE, 1.5), "total"),
+    ],
+)
+def test_plot_of_something_else(arguments, argument):
+    with pytest.raises((TypeError, ValueError), match=f"^{argument}: got "):
+        fs.schedule.plot(*arguments)
+
+
+def test_plot_without_matplotlib(monkeypatch, tmp_path):
+    for name in ("matplotlib", "matplotlib.figure", "matplotlib.pyplot"):
+        monkeypatch.setitem(sys.modules, name, None)
+    for path in (None, tmp_path / "lr.png"):
+        with pytest.raises(ImportError, match="pip install matplotlib"):
+            fs.schedule.plot(COSINE, path=path)
