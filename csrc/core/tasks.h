@@ -88,8 +88,9 @@ static inline std::int64_t group_rows_of(std::int64_t classes) {
 // the arrays hold one element a class, of the accumulation type.
 struct CrossEntropyScratch {
   CrossEntropyBlock* blocks;
-  void* exponentials;  // e, where the gradient's own buffer has another type
-  void* slopes;        // dy / dx, with softcap and a gradient
+  void* exponentials;         // e, where the gradient's own buffer has another type
+  void* slopes;               // dy / dx, with softcap and a gradient
+  const double* weight_sums;  // of each block's class weights; with weights and smoothing
 };
 
 struct CrossEntropySums {
