@@ -243,16 +243,16 @@ template <class T>
 CrossEntropySums cross_entropy_rows(const CrossEntropyRows& rows, std::int64_t begin,
                                     std::int64_t end, const CrossEntropyScratch& scratch) {
   const std::int64_t blocks = block_count(rows.classes);
-  const std::int64_t group_rows = group_rows_of(rows.classes);
+  const std::int64_t group_rows = group_rows_of(rows.classes, rows.dtype);
   CrossEntropySums sums;
   CrossEntropyGroup group{};
   for (std::int64_t row = begin; row < end;) {
     group.rows = 0;
     for (; row < end && group.rows < group_rows; ++row) prepare<T>(rows, row, group);
     sum_blocks<T>(rows, group, 0, blocks, scratch);
-    const CrossEntropySums part = finish<Accumulate<T>>(rows, group, scratch);
-    sums.loss += part.loss;
-    sums.correct += part.correct;
+    sums.correct += finish<Accumulate<T>>(rows, group, scratch).correct;
+    // Row by row: the sum must not depend on the size of a group.
+    for (int i = 0; i < group.rows; ++i) sums.loss += group.loss[i];
     if (rows.grad != nullptr) write_gradient<T>(rows, group, 0, blocks, scratch);
   }
   return sums;
