@@ -31,6 +31,8 @@ struct Workspace {
     rows.rows = chunk;
     rows.classes = shape.classes;
     rows.softcap = options.softcap.value_or(0.0);
+    rows.class_weight = options.class_weight;
+    rows.label_smoothing = options.label_smoothing;
     Arena arena(base);
     const bool narrow = shape.dtype != DType::f32;
     logits = arena.take<float>(chunk * shape.classes);

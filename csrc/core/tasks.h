@@ -76,20 +76,25 @@ struct CrossEntropyGroup {
   double weight[kRows], factor[kRows], spread[kRows], at_target[kRows];
 };
 
-// Rows of a group: as many as fit kElements.
-static inline std::int64_t group_rows_of(std::int64_t classes) {
+// Rows of a group: as many as fit kElements. 16-bit types keep their exponentials beside the logits
+// and take fewer, but a vector of rows.
+static inline std::int64_t group_rows_of(std::int64_t classes, DType dtype) {
   using Group = CrossEntropyGroup;
-  return classes * Group::kRows <= Group::kElements ? Group::kRows
-         : classes < Group::kElements               ? Group::kElements / classes
-                                                    : 1;
+  std::int64_t rows = Group::kElements / classes;
+  if (dtype == DType::bf16 || dtype == DType::f16) {
+    const std::int64_t few = Group::kElements / 4 / classes;
+    rows = rows < 8 ? rows : few < 8 ? 8 : few;
+  }
+  return rows < 1 ? 1 : rows > Group::kRows ? Group::kRows : rows;
 }
 
 // Memory for the rows of a group. `blocks` holds the blocks of each row, one row after the other;
 // the arrays hold one element a class, of the accumulation type.
 struct CrossEntropyScratch {
   CrossEntropyBlock* blocks;
-  void* exponentials;  // e, where the gradient's own buffer has another type
-  void* slopes;        // dy / dx, with softcap and a gradient
+  void* exponentials;         // e, where the gradient's own buffer has another type
+  void* slopes;               // dy / dx, with softcap and a gradient
+  const double* weight_sums;  // of each block's class weights; with weights and smoothing
 };
 
 struct CrossEntropySums {

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "core/arena.h"
 #include "core/checks.h"
@@ -40,7 +41,12 @@ TargetTotals total_of(const IndexArray& targets, std::int64_t classes,
 template <class A>
 void check_class_weight(const void* weights, std::int64_t classes) {
   const auto* weight = static_cast<const A*>(weights);
+  // Without a way out of the loop the compiler takes several weights at a time.
+  bool fine = true;
   for (std::int64_t j = 0; j < classes; ++j) {
+    fine &= weight[j] >= 0 && weight[j] <= std::numeric_limits<A>::max();
+  }
+  for (std::int64_t j = 0; !fine; ++j) {
     if (!(std::isfinite(weight[j]) && weight[j] >= 0)) {
       throw InvalidArgument("class_weight: element " + std::to_string(j) + " holds " +
                             to_text(static_cast<double>(weight[j])) +
@@ -59,6 +65,10 @@ std::int64_t rows_per_task(std::int64_t classes) {
   return std::max<std::int64_t>(1, kTaskElements / classes);
 }
 
+std::int64_t block_count(const CrossEntropyRows& rows) {
+  return (rows.classes + kBlock - 1) / kBlock;
+}
+
 const CrossEntropyKernels& kernels_of(DType dtype) {
   const KernelTable& table = kernels();
   switch (dtype) {
@@ -74,13 +84,12 @@ const CrossEntropyKernels& kernels_of(DType dtype) {
 }
 
 CrossEntropyScratch take_scratch(Arena& arena, const CrossEntropyRows& rows) {
-  const std::int64_t together = group_rows_of(rows.classes);
-  const std::int64_t blocks = (rows.classes + kBlock - 1) / kBlock;
+  const std::int64_t together = group_rows_of(rows.classes, rows.dtype);
   const std::int64_t element = rows.dtype == DType::f64 ? 8 : 4;
   const std::int64_t bytes = together * rows.classes * element;
   const bool kept_elsewhere = rows.dtype == DType::bf16 || rows.dtype == DType::f16;
   CrossEntropyScratch scratch{};
-  scratch.blocks = arena.take<CrossEntropyBlock>(together * blocks);
+  scratch.blocks = arena.take<CrossEntropyBlock>(together * block_count(rows));
   scratch.exponentials = kept_elsewhere ? arena.take<char>(bytes) : nullptr;
   scratch.slopes = rows.softcap > 0 ? arena.take<char>(bytes) : nullptr;
   return scratch;
@@ -88,7 +97,8 @@ CrossEntropyScratch take_scratch(Arena& arena, const CrossEntropyRows& rows) {
 
 struct Workspace {
   CrossEntropySums* partials;
-  char* scratch;  // of every worker, so many bytes each
+  double* weight_sums;  // of every block of classes; null where nobody asks for them
+  char* scratch;        // of every worker, so many bytes each
   std::size_t scratch_bytes;
   std::size_t bytes;
 
@@ -99,15 +109,38 @@ struct Workspace {
     const std::int64_t stretch = rows_per_task(rows.classes);
     Arena arena(base);
     partials = arena.take<CrossEntropySums>((rows.rows + stretch - 1) / stretch);
+    const bool weighted = rows.class_weight != nullptr && rows.label_smoothing > 0;
+    weight_sums = weighted ? arena.take<double>(block_count(rows)) : nullptr;
     scratch = arena.take<char>(static_cast<std::int64_t>(scratch_bytes) * threads);
     bytes = arena.used();
   }
 };
 
+// The sum of the class weights of each block, in the same order whatever the instruction set.
+template <class A>
+void sum_weights(const CrossEntropyRows& rows, double* sums) {
+  constexpr std::int64_t kLanes = 8;
+  const auto* weights = static_cast<const A*>(rows.class_weight);
+  parallel_ranges(block_count(rows), 64, [&](std::int64_t begin, std::int64_t end) {
+    for (std::int64_t block = begin; block < end; ++block) {
+      const A* weight = weights + block * kBlock;
+      const std::int64_t size = std::min(kBlock, rows.classes - block * kBlock);
+      double lanes[kLanes] = {};
+      std::int64_t j = 0;
+      for (; j + kLanes <= size; j += kLanes) {
+        for (std::int64_t i = 0; i < kLanes; ++i) lanes[i] += static_cast<double>(weight[j + i]);
+      }
+      for (std::int64_t i = 0; j + i < size; ++i) lanes[i] += static_cast<double>(weight[j + i]);
+      sums[block] = 0;
+      for (const double lane : lanes) sums[block] += lane;
+    }
+  });
+}
+
 // One row after the other, each split over its classes.
 void split_rows(const CrossEntropyRows& rows, const CrossEntropyKernels& kernel,
                 const CrossEntropyScratch& scratch, CrossEntropySums* sums) {
-  const std::int64_t blocks = (rows.classes + kBlock - 1) / kBlock;
+  const std::int64_t blocks = block_count(rows);
   // A few stretches a worker even out their speeds.
   const std::int64_t stretch = (blocks + 4 * worker_count() - 1) / (4 * worker_count());
   CrossEntropyGroup group{};
@@ -174,9 +207,15 @@ std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows, int thre
 CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* memory) {
   const Workspace workspace(rows, worker_count(), memory);
   const CrossEntropyKernels& kernel = kernels_of(rows.dtype);
+  if (workspace.weight_sums != nullptr) {
+    rows.dtype == DType::f64 ? sum_weights<double>(rows, workspace.weight_sums)
+                             : sum_weights<float>(rows, workspace.weight_sums);
+  }
   const auto scratch_of = [&](int worker) {
     Arena arena(workspace.scratch + static_cast<std::size_t>(worker) * workspace.scratch_bytes);
-    return take_scratch(arena, rows);
+    CrossEntropyScratch scratch = take_scratch(arena, rows);
+    scratch.weight_sums = workspace.weight_sums;
+    return scratch;
   };
   const std::int64_t stretch = rows_per_task(rows.classes);
   const std::int64_t tasks = (rows.rows + stretch - 1) / stretch;

@@ -17,14 +17,36 @@ std::string type_name(py::handle object) {
   return py::cast<std::string>(py::type::of(object).attr("__name__"));
 }
 
+// What the protocol is called by, made once: a call per array is a noticeable part of a small loss.
+struct Protocol {
+  PyObject* dlpack = PyUnicode_InternFromString("__dlpack__");
+  PyObject* device = PyUnicode_InternFromString("__dlpack_device__");
+  PyObject* keywords = py::make_tuple("max_version").release().ptr();
+  PyObject* version = py::make_tuple(1, 0).release().ptr();
+};
+
+const Protocol& protocol() {
+  static const Protocol* const names = new Protocol;  // outlives the interpreter's last call
+  return *names;
+}
+
+// object.method(), with the version unless that is null.
+py::object call_method(py::handle object, PyObject* method, PyObject* version) {
+  PyObject* arguments[] = {object.ptr(), version};
+  PyObject* result = PyObject_VectorcallMethod(method, arguments, 1,
+                                               version != nullptr ? protocol().keywords : nullptr);
+  if (result == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(result);
+}
+
 // The DLPack capsule; exporters older than version 1 do not know max_version.
 py::capsule export_capsule(py::handle object, const std::string& name) {
   try {
     try {
-      return object.attr("__dlpack__")(py::arg("max_version") = py::make_tuple(1, 0));
+      return call_method(object, protocol().dlpack, protocol().version);
     } catch (py::error_already_set& error) {
       if (!error.matches(PyExc_TypeError)) throw;
-      return object.attr("__dlpack__")();
+      return call_method(object, protocol().dlpack, nullptr);
     }
   } catch (py::error_already_set& error) {
     // What the exporter says (a tensor that requires grad, a byte-swapped array), with the name.
@@ -33,7 +55,7 @@ py::capsule export_capsule(py::handle object, const std::string& name) {
 }
 
 Device device_of(py::handle object, const std::string& name) {
-  py::tuple pair = object.attr("__dlpack_device__")();
+  py::tuple pair = call_method(object, protocol().device, nullptr);
   const auto type = py::cast<std::int32_t>(py::int_(pair[0]));
   if (type == dlpack::kCpu || type == dlpack::kCudaHost) return {};
   if (type == dlpack::kCuda) {
@@ -77,7 +99,8 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
 }
 
 ArrayArg::ArrayArg(py::handle object, std::string name, Access access) : name_(std::move(name)) {
-  if (!py::hasattr(object, "__dlpack__") || !py::hasattr(object, "__dlpack_device__")) {
+  if (PyObject_HasAttr(object.ptr(), protocol().dlpack) == 0 ||
+      PyObject_HasAttr(object.ptr(), protocol().device) == 0) {
     wrong_type(name_, type_name(object), "an array (NumPy, PyTorch, JAX or CuPy)");
   }
   device_ = device_of(object, name_);

@@ -6,9 +6,14 @@ import numpy as np
 
 from . import _core
 
+# A few of NumPy's, so that most arrays are exported only once.
+_NAMES = {np.dtype(name): name for name in ("float16", "float32", "float64")}
+
 
 def describe(array, argument):
     """Shape and dtype name of anything with ``__dlpack__``; TypeError names the argument."""
+    if type(array) is np.ndarray and array.dtype in _NAMES and array.flags.aligned:
+        return array.shape, _NAMES[array.dtype]
     return _core.describe(array, argument)
 
 
@@ -31,6 +36,8 @@ def empty_like(array, argument):
 
 def empty(shape, dtype, like):
     """An uninitialised float32 or float64 array in the library of ``like``, else in NumPy."""
+    if type(like) is np.ndarray:
+        return np.empty(shape, dtype)
     library = _library(like)
     if library is not None and library.__name__ == "torch":
         return library.empty(shape, dtype=getattr(library, dtype))

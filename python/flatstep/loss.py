@@ -59,43 +59,54 @@ class LinearCrossEntropyResult:
 
 
 class _Call:
-    """What both functions have in common: options for the core, arrays for each row."""
+    """What both functions have in common: options for the core, arrays for each row.
 
-    def __init__(self, rows, row_dtype, like, options):
-        chosen = _checks.choice(options["reduction"], _REDUCTIONS, "reduction")
-        empty = _checks.choice(options["on_empty"], _ON_EMPTY, "on_empty")
+    Arguments go by position, here and to the core: a short row costs as much as their names would.
+    """
+
+    __slots__ = ("entropy", "loss", "lse", "options")
+
+    def __init__(
+        self,
+        rows,
+        row_dtype,
+        like,
+        reduction,
+        label_smoothing,
+        ignore_index,
+        class_weight,
+        token_weight,
+        z_loss,
+        softcap,
+        divisor,
+        on_empty,
+        grad_output,
+    ):
+        chosen = _checks.choice(reduction, _REDUCTIONS, "reduction")
+        empty = _checks.choice(on_empty, _ON_EMPTY, "on_empty")
         self.lse = _arrays.empty(rows, row_dtype, like)
         self.entropy = _arrays.empty(rows, row_dtype, like)
-        self.loss = _arrays.empty(rows, row_dtype, like) if chosen == _REDUCTIONS["none"] else None
-        upstream = options["grad_output"]
-        per_row = _arrays.is_array(upstream)
+        self.loss = _arrays.empty(rows, row_dtype, like) if reduction == "none" else None
+        per_row = _arrays.is_array(grad_output)
         self.options = _core.LossOptions(
-            reduction=chosen,
-            label_smoothing=_checks.number(options["label_smoothing"], "label_smoothing"),
-            ignore_index=_checks.integer(options["ignore_index"], "ignore_index"),
-            class_weight=options["class_weight"],
-            token_weight=options["token_weight"],
-            z_loss=_checks.number(options["z_loss"], "z_loss"),
-            softcap=_checks.optional_number(options["softcap"], "softcap"),
-            divisor=_checks.optional_number(options["divisor"], "divisor"),
-            on_empty=empty,
-            grad_output=1.0 if per_row else _checks.number(upstream, "grad_output"),
-            grad_output_rows=upstream if per_row else None,
+            chosen,
+            _checks.number(label_smoothing, "label_smoothing"),
+            _checks.integer(ignore_index, "ignore_index"),
+            class_weight,
+            token_weight,
+            _checks.number(z_loss, "z_loss"),
+            _checks.optional_number(softcap, "softcap"),
+            _checks.optional_number(divisor, "divisor"),
+            empty,
+            1.0 if per_row else _checks.number(grad_output, "grad_output"),
+            grad_output if per_row else None,
         )
 
-    def outputs(self):
-        return {"loss": self.loss, "lse": self.lse, "entropy": self.entropy}
-
     def results(self, values):
+        """The loss, and what follows the gradients in both results."""
         loss, n_valid, n_correct, weight_sum = values
-        return {
-            "loss": loss if self.loss is None else self.loss,
-            "lse": self.lse,
-            "entropy": self.entropy,
-            "n_valid": n_valid,
-            "n_correct": n_correct,
-            "weight_sum": weight_sum,
-        }
+        loss = loss if self.loss is None else self.loss
+        return loss, (self.lse, self.entropy, n_valid, n_correct, weight_sum)
 
 
 def cross_entropy(
@@ -175,25 +186,26 @@ def cross_entropy(
         shape[:-1],
         row_dtype,
         logits,
-        {
-            "reduction": reduction,
-            "label_smoothing": label_smoothing,
-            "ignore_index": ignore_index,
-            "class_weight": class_weight,
-            "token_weight": token_weight,
-            "z_loss": z_loss,
-            "softcap": softcap,
-            "divisor": divisor,
-            "on_empty": on_empty,
-            "grad_output": grad_output,
-        },
+        reduction,
+        label_smoothing,
+        ignore_index,
+        class_weight,
+        token_weight,
+        z_loss,
+        softcap,
+        divisor,
+        on_empty,
+        grad_output,
     )
     if grad is True:
         grad = _arrays.empty_like(logits, "grad")
     elif grad is False:
         grad = None
-    values = _core.cross_entropy(logits, targets, call.options, grad=grad, **call.outputs())
-    return CrossEntropyResult(grad=grad, **call.results(values))
+    values = _core.cross_entropy(
+        logits, targets, call.options, call.loss, call.lse, call.entropy, grad
+    )
+    loss, others = call.results(values)
+    return CrossEntropyResult(loss, grad, *others)
 
 
 def linear_cross_entropy(
@@ -272,18 +284,16 @@ def linear_cross_entropy(
         shape[:-1],
         "float32",
         hidden,
-        {
-            "reduction": reduction,
-            "label_smoothing": label_smoothing,
-            "ignore_index": ignore_index,
-            "class_weight": class_weight,
-            "token_weight": token_weight,
-            "z_loss": z_loss,
-            "softcap": softcap,
-            "divisor": divisor,
-            "on_empty": on_empty,
-            "grad_output": grad_output,
-        },
+        reduction,
+        label_smoothing,
+        ignore_index,
+        class_weight,
+        token_weight,
+        z_loss,
+        softcap,
+        divisor,
+        on_empty,
+        grad_output,
     )
     if grad:
         if grad_hidden is None:
@@ -300,7 +310,10 @@ def linear_cross_entropy(
         call.options,
         workspace_bytes=_checks.integer(workspace_bytes, "workspace_bytes"),
         accumulate=bool(accumulate),
+        loss=call.loss,
+        lse=call.lse,
+        entropy=call.entropy,
         **given,
-        **call.outputs(),
     )
-    return LinearCrossEntropyResult(**given, **call.results(values))
+    loss, others = call.results(values)
+    return LinearCrossEntropyResult(loss, *given.values(), *others)

@@ -205,14 +205,13 @@ def test_linear_cross_entropy(dtype, bias, reduction, chunks):
         reduction=reduction,
     )
     upstream, gradients = differentiate(loss, *leaves)
-    least = least_workspace(hidden, weight, targets, bias=offset)
+    options = {"bias": offset, "class_weight": class_weight, "label_smoothing": 0.1}
+    least = least_workspace(hidden, weight, targets, **options)
     result = fs.linear_cross_entropy(
         hidden,
         weight,
         targets,
-        bias=offset,
-        class_weight=class_weight,
-        label_smoothing=0.1,
+        **options,
         reduction=reduction,
         grad_output=upstream if reduction != "none" else upstream.view(3, 15),
         workspace_bytes=least if chunks == "many" else 64_000_000,

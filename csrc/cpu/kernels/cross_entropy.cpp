@@ -5,6 +5,7 @@
 
 #include "cpu/kernels/cross_entropy_block.h"
 #include "cpu/kernels/cross_entropy_row.h"
+#include "cpu/kernels/cross_entropy_shift.h"
 #include "cpu/kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -79,8 +80,8 @@ void sum_split(const CrossEntropyRows& rows, const T* x, std::int64_t size, A ma
   block.shift = block.maximum;
   block.exponent = 0;
   const A top = masked ? maximum : A(0);
-  sum_block<kSmoothing, true, A>({high, low, high, size, top, Unit<A>(top), weights, exponentials},
-                                 block);
+  sum_block<kSmoothing, Masked::some, true, A>(
+      {high, low, high, size, top, Unit<A>(top), weights, 0.0, exponentials}, block);
 }
 
 template <Smoothing kSmoothing, class T>
@@ -88,8 +89,8 @@ void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std:
               std::int64_t end, const CrossEntropyScratch& scratch) {
   using A = Accumulate<T>;
   const std::int64_t blocks = block_count(rows.classes);
-  bool read_ahead = false;  // the maximum is known from the block before
-  A maximum = 0;
+  bool read_ahead = false;  // the range is known from the block before
+  Range<A> range{};
   for (int i = 0; i < group.rows; ++i) {
     const T* logits = logits_of<T>(rows, group.row[i]);
     const std::int64_t target = target_of(rows, group.row[i]);
@@ -100,7 +101,9 @@ void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std:
       const std::int64_t first = index * kBlock;
       const std::int64_t size = std::min(kBlock, rows.classes - first);
       const T* x = logits + first;
-      if (!read_ahead) maximum = maximum_of(x, size);
+      if (!read_ahead) range = range_of(x, size);
+      read_ahead = false;
+      const A maximum = range.largest;
 
       CrossEntropyBlock& block = scratch.blocks[i * blocks + index];
       const A target_logit = static_cast<A>(group.target_logit[i]);
@@ -112,7 +115,6 @@ void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std:
       const A* weights = kSmoothing == Smoothing::weighted
                              ? static_cast<const A*>(rows.class_weight) + first
                              : nullptr;
-      read_ahead = false;
       if (rows.softcap > 0 || !Unit<A>::in_range(maximum)) {
         sum_split<kSmoothing>(rows, x, size, maximum, weights, kept,
                               slopes ? slopes + first : nullptr, block);
@@ -129,8 +131,16 @@ void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std:
         next = logits_of<T>(rows, group.row[i + 1]);
       }
       read_ahead = next != x;
-      maximum = sum_block<kSmoothing, false, T>(
-          {x, nullptr, next, size, maximum, unit, weights, kept}, block);
+      const double weight_sum = kSmoothing == Smoothing::none       ? 0.0
+                                : kSmoothing == Smoothing::weighted ? scratch.weight_sums[index]
+                                                                    : static_cast<double>(size);
+      const BlockArguments<T> arguments{x,    nullptr, next,       size, maximum,
+                                        unit, weights, weight_sum, kept};
+      if (kSmoothing != Smoothing::none && range.smallest == -kInfinite<A>) {
+        range = sum_block<kSmoothing, Masked::some, false>(arguments, block);
+      } else {
+        range = sum_block<kSmoothing, Masked::none, false>(arguments, block);
+      }
     }
   }
 }
@@ -196,15 +206,18 @@ void write_row(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int
   const auto* weights = static_cast<const A*>(rows.class_weight);
   const A spread = static_cast<A>(group.spread[i]);
   const CrossEntropyBlock* blocks = scratch.blocks + i * block_count(rows.classes);
+  // Backwards, because the last blocks are still in a nearby cache.
   for (std::int64_t index = begin; index < end; ++index) {
     const std::int64_t first = index * kBlock;
     const std::int64_t size = std::min(kBlock, rows.classes - first);
     const double ratio = unit_ratio(blocks[index], group.shift[i], group.exponent[i]);
     const A factor = static_cast<A>(group.factor[i] * ratio);
-    gradient_block<kSmoothing, Capped>(
-        exponentials + first, size, factor, spread,
-        kSmoothing == Smoothing::weighted ? weights + first : nullptr,
-        Capped ? slopes + first : nullptr, grad + first);
+    const auto fill = blocks[index].unmasked == size
+                          ? gradient_block<kSmoothing, Masked::none, Capped, T, A>
+                          : gradient_block<kSmoothing, Masked::some, Capped, T, A>;
+    fill(exponentials + first, size, factor, spread,
+         kSmoothing == Smoothing::weighted ? weights + first : nullptr,
+         Capped ? slopes + first : nullptr, grad + first);
   }
   const std::int64_t target = target_of(rows, group.row[i]);
   if (target >= begin * kBlock && target < last) {
@@ -230,16 +243,16 @@ template <class T>
 CrossEntropySums cross_entropy_rows(const CrossEntropyRows& rows, std::int64_t begin,
                                     std::int64_t end, const CrossEntropyScratch& scratch) {
   const std::int64_t blocks = block_count(rows.classes);
-  const std::int64_t group_rows = group_rows_of(rows.classes);
+  const std::int64_t group_rows = group_rows_of(rows.classes, rows.dtype);
   CrossEntropySums sums;
   CrossEntropyGroup group{};
   for (std::int64_t row = begin; row < end;) {
     group.rows = 0;
     for (; row < end && group.rows < group_rows; ++row) prepare<T>(rows, row, group);
     sum_blocks<T>(rows, group, 0, blocks, scratch);
-    const CrossEntropySums part = finish<Accumulate<T>>(rows, group, scratch);
-    sums.loss += part.loss;
-    sums.correct += part.correct;
+    sums.correct += finish<Accumulate<T>>(rows, group, scratch).correct;
+    // Row by row: the sum must not depend on the size of a group.
+    for (int i = 0; i < group.rows; ++i) sums.loss += group.loss[i];
     if (rows.grad != nullptr) write_gradient<T>(rows, group, 0, blocks, scratch);
   }
   return sums;

@@ -39,7 +39,7 @@ inline F scaled_exp_f32(F x, F cutoff, std::uint32_t bias) {
   const F tail = multiply_add(square, poly, r);
   const F power = float_of((bits_of(shifted) + bias) << 23);  // 2^(n - k)
   const F value = multiply_add(tail, power, power);
-  return x < cutoff ? F{} : value;  // also where the lines above overflowed
+  return keep(at_least(x, cutoff), value);  // also where the lines above overflowed
 }
 
 inline float scaled_exp(float x, float cutoff, std::uint32_t bias) {
@@ -80,7 +80,7 @@ inline Vector<double> scaled_exp(Vector<double> x, Vector<double> cutoff, std::u
   Vector<double> power, tail;
   exp_parts(x, bias, power, tail);
   const Vector<double> value = multiply_add(tail, power, power);
-  return x < cutoff ? Vector<double>{} : value;
+  return keep(at_least(x, cutoff), value);
 }
 
 // exp(x) and exp(x) - 1 for x <= 0, the latter without the cancellation near 0.
@@ -91,6 +91,20 @@ inline void exp_and_less_one(F x, F& value, F& less_one) {
   exp_parts(lowest > x ? lowest : x, std::uint64_t{1023}, power, tail);
   value = x < lowest ? F{} : multiply_add(power, tail, power);
   less_one = multiply_add(power, tail, power - 1.0);
+}
+
+// c tanh(x / c) and its slope, through q = exp(-2 |x| / c):
+// tanh(|x| / c) = (1 - q) / (1 + q), slope 4 q / (1 + q)^2. F is double or Vector<double>.
+template <class F>
+inline F cap(F x, double softcap, F& slope) {
+  constexpr std::uint64_t kSign = std::uint64_t{1} << 63;
+  const F magnitude = float_of(bits_of(x) & ~kSign);
+  F q, less_one;
+  exp_and_less_one(magnitude * (-2.0 / softcap), q, less_one);
+  const F inverse = 1.0 / (q + 1.0);
+  slope = 4.0 * q * inverse * inverse;
+  const F capped = softcap * (-less_one * inverse);
+  return float_of(bits_of(capped) | (bits_of(x) & kSign));
 }
 
 // log(1 + x) for x >= 0. With 1 + x = 2^k m and m in [sqrt(1/2), sqrt(2)):

@@ -239,6 +239,51 @@ inline void store_double(float* p, Vector<double> v) {
 #endif
 }
 
+// a > b ? a : b, and a < b ? a : b: b where one is NaN. GCC compares and selects where a comes from
+// integers.
+#if defined(__AVX512F__)
+inline Vector<float> larger(Vector<float> a, Vector<float> b) {
+  return _mm512_maskz_max_ps(kAllLanes, a, b);
+}
+inline Vector<float> smaller(Vector<float> a, Vector<float> b) {
+  return _mm512_maskz_min_ps(kAllLanes, a, b);
+}
+#elif defined(__AVX__)
+inline Vector<float> larger(Vector<float> a, Vector<float> b) { return _mm256_max_ps(a, b); }
+inline Vector<float> smaller(Vector<float> a, Vector<float> b) { return _mm256_min_ps(a, b); }
+#else
+inline Vector<float> larger(Vector<float> a, Vector<float> b) { return a > b ? a : b; }
+inline Vector<float> smaller(Vector<float> a, Vector<float> b) { return a < b ? a : b; }
+#endif
+inline Vector<double> larger(Vector<double> a, Vector<double> b) { return a > b ? a : b; }
+inline Vector<double> smaller(Vector<double> a, Vector<double> b) { return a < b ? a : b; }
+
+// Where x is not below the limit, and v there and 0 elsewhere. GCC compares twice for two uses of a
+// generic comparison.
+#if defined(__AVX512F__)
+inline __mmask16 at_least(Vector<float> x, Vector<float> limit) {
+  return _mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ);
+}
+inline __mmask8 at_least(Vector<double> x, Vector<double> limit) {
+  return _mm512_cmp_pd_mask(x, limit, _CMP_NLT_UQ);
+}
+inline Vector<float> keep(__mmask16 where, Vector<float> v) {
+  return _mm512_maskz_mov_ps(where, v);
+}
+inline Vector<double> keep(__mmask8 where, Vector<double> v) {
+  return _mm512_maskz_mov_pd(where, v);
+}
+#else
+inline auto at_least(Vector<float> x, Vector<float> limit) { return ~(x < limit); }
+inline auto at_least(Vector<double> x, Vector<double> limit) { return ~(x < limit); }
+template <class Mask, class V>
+V keep(Mask where, V v) {
+  return where ? v : V{};
+}
+#endif
+inline bool at_least(float x, float limit) { return !(x < limit); }
+inline float keep(bool where, float v) { return where ? v : 0.0f; }
+
 // sum * r + constant
 template <class F, class T>
 inline F horner(F sum, F r, T constant) {
