@@ -137,15 +137,17 @@ void update_stretch(const UpdateTask& task, UpdateFunction<float> function, std:
   // SGD without momentum has no state.
   const bool low_bit = task.options.state == StateFormat::block8 && segment.state1 != nullptr;
   const bool stochastic = task.options.dtype == DType::bf16;
-  float* param = at<float>(segment.param, begin);
-  const float* grad = at<float>(task.grads[number], begin);
-  if (task.grad_dtype != DType::f32) {
-    widen(at<bf16_bits>(task.grads[number], begin), task.grad_dtype, size, buffers.grad);
-    grad = buffers.grad;
-  }
+  float* param = buffers.param;
   if (stochastic) {
     widen(at<bf16_bits>(segment.param, begin), DType::bf16, size, buffers.param);
-    param = buffers.param;
+  } else {
+    param = at<float>(segment.param, begin);
+  }
+  const float* grad = buffers.grad;
+  if (task.grad_dtype == DType::f32) {
+    grad = at<float>(task.grads[number], begin);
+  } else {
+    widen(at<bf16_bits>(task.grads[number], begin), task.grad_dtype, size, buffers.grad);
   }
   if (low_bit || stochastic) {
     kernels().rounding_bits({task.options.seed, task.step, static_cast<std::int64_t>(number)},

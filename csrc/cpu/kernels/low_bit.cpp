@@ -166,10 +166,13 @@ void rounding_bits(const RoundingKey& key, std::int64_t first, std::int64_t size
 }
 
 void round_to_bf16(const float* from, const std::uint16_t* bits, std::int64_t size, bf16_bits* to) {
-#pragma omp simd
-  for (std::int64_t i = 0; i < size; ++i) {
-    to[i] = static_cast<bf16_bits>((bits_of(from[i]) + bits[i]) >> 16);
+  std::int64_t i = 0;
+  for (; i + kLanes <= size; i += kLanes) {
+    const U sum = bits_of(load_vector(from + i)) + widen(load_vector(bits + i));
+    const auto upper = narrow(sum >> 16);
+    std::memcpy(to + i, &upper, sizeof upper);
   }
+  for (; i < size; ++i) to[i] = static_cast<bf16_bits>((bits_of(from[i]) + bits[i]) >> 16);
 }
 
 }  // namespace
