@@ -21,7 +21,8 @@ class StepInfo:
         grad_norm: global L2 norm of the gradients, after division by ``grad_scale`` and before
             clipping; not finite when a gradient was not.
         clip_scale: factor applied by clipping, ``min(1, max_norm / (grad_norm + 1e-6))``.
-        skipped: a gradient was not finite and nothing was changed.
+        skipped: a gradient was not finite, or not any more once it was scaled and, for Adam in
+            native mode, squared; nothing was changed.
         nonfinite: None, or (tensor name, flat index in it) of the first such element.
         lr: learning rate of this step.
         step: steps done, this one included unless it was skipped.
