@@ -95,8 +95,10 @@ class Optimizer:
         core_options.state = _FORMATS[state]
         core_options.seed = self._seed
         core_options.weight_decay = _checks.number(weight_decay, "weight_decay")
-        core_options.max_consecutive_skips = _checks.integer(
-            0 if max_consecutive_skips is None else max_consecutive_skips, "max_consecutive_skips"
+        core_options.max_consecutive_skips = _checks.unsigned(
+            0 if max_consecutive_skips is None else max_consecutive_skips,
+            "max_consecutive_skips",
+            bits=31,
         )
         for name, value in options.items():
             setattr(core_options, name, value)
