@@ -235,7 +235,8 @@ class Optimizer:
 
     def torch_state_dict(self):
         """The state as ``torch.optim`` has it, for ``load_state_dict`` of the PyTorch optimizer of
-        the same name over the same tensors in the same order.
+        the same name over the same tensors in the same order. There is a parameter group for each
+        run of tensors with the same options: one, unless a layout has options of its own.
 
         Raises:
             ImportError: PyTorch is not installed.
@@ -243,12 +244,14 @@ class Optimizer:
         """
         return _torch_state.export_state(self)
 
-    def _torch_options(self):
-        """The options that the PyTorch optimizer of the same name takes."""
+    def _torch_options(self, segment):
+        """The options of that tensor's group, as the PyTorch optimizer of the same name takes."""
         options = {k: v for k, v in self._options.items() if k not in ("beta1", "beta2")}
         if "beta1" in self._options:
-            options["betas"] = (self._options["beta1"], self._options["beta2"])
-        return options | {"lr": self.lr, "weight_decay": self.weight_decay}
+            own = (self._options["beta1"], self._options["beta2"])
+            options["betas"] = own if segment.betas is None else tuple(segment.betas)
+        decay = self.weight_decay if segment.weight_decay is None else segment.weight_decay
+        return options | {"lr": self.lr * segment.lr_scale, "weight_decay": decay}
 
     def load_torch_state_dict(self, state_dict):
         """Takes over moments, step count and lr from ``state_dict()`` of a ``torch.optim``
