@@ -13,9 +13,11 @@ GROUPS = {
     "head": {"weight_decay": 0.02, "lr_scale": 0.25},
     "embedding": {"betas": (0.5, 0.9)},
     "twin": {"betas": (0.5, 0.9)},
+    "cousin": {"betas": (0.5, 0.99)},
+    "plain": {},
     "gate": {"betas": (0.8, 0.99), "lr_scale": 2.0, "weight_decay": 0.3},
 }
-SHAPES = ((33, 7), (11,), (3, 3), (130,), (64, 65), (1,))
+SHAPES = ((33, 7), (11,), (3, 3), (130,), (64, 65), (9,), (2, 5), (1,))
 
 
 @pytest.fixture
