@@ -35,7 +35,7 @@ class Bfloat16Array:
 
 def from_float32(array):
     """Rounds to nearest, ties to even, and returns the bit patterns."""
-    bits = np.ascontiguousarray(array, np.float32).view(np.uint32).astype(np.uint64)
+    bits = np.asarray(array, np.float32, order="C").view(np.uint32).astype(np.uint64)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(array), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 

@@ -11,7 +11,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import flatstep as fs
 
-pytest.register_assert_rewrite("bad_input", "linear_case", "loss_checks")
+pytest.register_assert_rewrite("bad_input", "linear_case", "loss_checks", "optim_case")
 
 # Without PyTorch there is nothing to compare with, and nothing is drawn without matplotlib: those
 # tests are absent, not skipped.
@@ -61,3 +61,11 @@ def assert_same_for_all_threads():
 def has_fma():
     """The x86-64 baseline has no fused multiply-add: there, formulas with fma round twice."""
     return fs.info()["isa"] not in ("x86_64", "generic")
+
+
+@pytest.fixture
+def fma(has_fma):
+    """The oracle's a * b + c with the roundings of these kernels."""
+    import oracle
+
+    return oracle.fused_multiply_add if has_fma else oracle.rounded_twice

@@ -83,10 +83,10 @@ def rounded_twice(a, b, c):
     return a * b + c
 
 
-def adam_bits(
-    p, g, m, v, step, *, lr, betas, eps, weight_decay, decoupled, mode, fma=fused_multiply_add
+def adam_moment_bits(
+    p, g, m, v, *, betas, weight_decay, decoupled, mode="native", fma=fused_multiply_add
 ):
-    """The float32 operations of mode="native" or "torch", rounding for rounding."""
+    """New (m, v) in float32, rounding for rounding; g is scaled and has its sign already."""
     single = np.float32
     beta1, beta2 = betas
     if not decoupled and weight_decay:
@@ -95,22 +95,54 @@ def adam_bits(
         m = fma(single(1.0 - beta1), g - m, m)
     else:
         m = fma(single(1.0 - beta1) - single(1), g - m, g)
-    correction1 = 1.0 - beta1**step
-    correction2_root = single(math.sqrt(1.0 - beta2**step))
     if mode == "native":
-        v = fma(single(1.0 - beta2), g * g - v, v)
-        update = (m / single(correction1)) / (np.sqrt(v) / correction2_root + single(eps))
-        if decoupled:
-            update = fma(single(weight_decay), p, update)
-        return fma(single(-lr), update, p), m, v
+        return m, fma(single(1.0 - beta2), g * g - v, v)
     tail = slice(p.size // TORCH_VECTOR * TORCH_VECTOR, None)
     last = fma(single(beta2), v[tail], single(1.0 - beta2) * g[tail] * g[tail])
     v = fma(single(1.0 - beta2) * g, g, single(beta2) * v)
     v[tail] = last
+    return m, v
+
+
+def adam_param_bits(
+    p,
+    m,
+    v,
+    step,
+    *,
+    lr,
+    betas,
+    eps,
+    weight_decay,
+    decoupled,
+    mode="native",
+    short=False,
+    fma=fused_multiply_add,
+):
+    """The new parameter from the new moments; v is the largest one with AMSGrad.
+
+    short: with the one division of 8-bit state.
+    """
+    single = np.float32
+    correction1, root = 1.0 - betas[0] ** step, math.sqrt(1.0 - betas[1] ** step)
+    if mode == "torch":
+        if decoupled:
+            p = p * single(1.0 - lr * weight_decay)
+        denominator = np.sqrt(v) / single(root) + single(eps)
+        return p - (single(lr / correction1) * m) / denominator
+    if short:
+        update = single(root / correction1) * m / (np.sqrt(v) + single(eps * root))
+    else:
+        update = (m / single(correction1)) / (np.sqrt(v) / single(root) + single(eps))
     if decoupled:
-        p = p * single(1.0 - lr * weight_decay)
-    denominator = np.sqrt(v) / correction2_root + single(eps)
-    return p - (single(lr / correction1) * m) / denominator, m, v
+        update = fma(single(weight_decay), p, update)
+    return fma(single(-lr), update, p)
+
+
+def adam_bits(p, g, m, v, step, *, lr, eps, **options):
+    """The float32 operations of mode="native" or "torch": new (p, m, v)."""
+    m, v = adam_moment_bits(p, g, m, v, **options)
+    return adam_param_bits(p, m, v, step, lr=lr, eps=eps, **options), m, v
 
 
 def sgd_bits(p, g, buffer, step, *, lr, momentum, dampening, nesterov, weight_decay, mode, fma):
@@ -218,18 +250,18 @@ def cosine_restarts(step, base_lr, warmup, total, min_lr=0.0, *, period, period_
     return min_lr + (height - min_lr) * FALLS["cosine"]((position + 1) / period)
 
 
-# ---- Philox4x32-10 (Salmon et al., SC'11) and the dropout mask ---------------------------------
+# ---- Philox4x32 (Salmon et al., SC'11) and the dropout mask ------------------------------------
 
 PHILOX_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 PHILOX_WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
-def philox(counter, key):
+def philox(counter, key, rounds=10):
     """counter: four arrays or ints below 2^32, key: two ints; returns four uint32 arrays."""
     mask = np.uint64(0xFFFFFFFF)
     c0, c1, c2, c3 = (np.asarray(word, dtype=np.uint64) for word in counter)
     k0, k1 = key
-    for _ in range(10):
+    for _ in range(rounds):
         product0 = np.uint64(PHILOX_MULTIPLIERS[0]) * c0
         product1 = np.uint64(PHILOX_MULTIPLIERS[1]) * c2
         c0, c1, c2, c3 = (

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from optim_case import FORMATS, Case, as_type, normal
 
 import flatstep as fs
 
@@ -15,6 +16,10 @@ def digest(*values):
     for value in values:
         total.update(np.ascontiguousarray(value).tobytes())
     return total.hexdigest()
+
+
+def as_bytes(data):
+    return np.frombuffer(data, np.uint8)
 
 
 # 1003 rows split unevenly for every thread count; one row cannot be split; 50257 columns make
@@ -66,6 +71,39 @@ def test_optimizers(assert_same_for_all_threads, rng, kind, sizes):
         for _ in range(2):
             info = optimizer.step([g.copy() for g in gradients], max_norm=1.0, zero_grad=True)
         return digest(info.grad_norm, *params)
+
+    assert_same_for_all_threads(compute)
+
+
+@pytest.mark.parametrize("format", FORMATS[1:])
+@pytest.mark.parametrize("kind", ("adamw", "sgd"))
+def test_optimizers_in_every_format(assert_same_for_all_threads, rng, kind, format):
+    sizes = (7, 4097, 1, 300_000) + (40,) * 50
+    start = [normal(rng, size) for size in sizes]
+    gradients = [normal(rng, size) for size in sizes]
+
+    def compute():
+        case = Case(kind, start, format, lr=0.01, weight_decay=0.1, seed=3)
+        for _ in range(2):
+            info = case.step([g.copy() for g in gradients], max_norm=1.0, zero_grad=True)
+        arrays, (_, state) = case.everything()
+        return digest(info.grad_norm, *map(as_bytes, (*arrays, *state.values())))
+
+    assert_same_for_all_threads(compute)
+
+
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16", "float16"))
+def test_accumulate_and_partials(assert_same_for_all_threads, rng, dtype):
+    sizes = (7, 4097, 1, 300_000)
+    start = [normal(rng, size) for size in sizes]
+    src = [as_type(normal(rng, size), dtype)[0] for size in sizes]
+
+    def compute():
+        totals, case = [np.zeros(size, np.float32) for size in sizes], Case("adamw", start)
+        for _ in range(3):
+            partials = fs.accumulate(totals, src, scale=0.3)
+        info = case.step(totals, partials=partials, max_norm=1.0)
+        return digest(partials.norm, info.grad_norm, *totals, *case.params)
 
     assert_same_for_all_threads(compute)
 

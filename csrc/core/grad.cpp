@@ -94,7 +94,8 @@ GradPartials accumulate(const std::vector<void*>& totals, const std::vector<cons
     fail("src", name_of(options.src_dtype),
          options.dtype == DType::f64 ? "float64, like totals" : "float32, bfloat16 or float16");
   }
-  require(std::isfinite(options.scale), "scale", options.scale, "a finite number");
+  require(std::fabs(options.scale) <= largest_of(options.dtype), "scale", options.scale,
+          "a finite number of the type of the totals");
   Buffers buffers;
   add_all(buffers, outputs, sizes, options.dtype, "totals");
   add_all(buffers, src, sizes, options.src_dtype, "src");

@@ -9,10 +9,20 @@
 namespace flatstep {
 namespace {
 
+constexpr std::int64_t kLastStep = (std::int64_t{1} << 48) - 1;
+
 std::vector<std::int64_t> sizes_of(const std::vector<Segment>& segments) {
   std::vector<std::int64_t> sizes;
   for (const Segment& segment : segments) sizes.push_back(segment.size);
   return sizes;
+}
+
+// Of a gradient that a step can take. Second moments are made of squares: one that overflows would
+// be infinite, and from the next step on not a number.
+double largest_gradient(const OptimizerOptions& options) {
+  const double largest = largest_of(options.dtype);
+  const bool squares = options.algorithm != Algorithm::sgd && options.mode == OptimizerMode::native;
+  return squares ? std::sqrt(largest) : largest;
 }
 
 // Marks the optimizer as busy; a second thread inside step() would race on the state.
@@ -56,8 +66,7 @@ Optimizer::Optimizer(const OptimizerOptions& options, std::vector<Segment> segme
 Optimizer::~Optimizer() = default;
 
 void Optimizer::set_step_count(std::int64_t count) {
-  require(count >= 0 && count < (std::int64_t{1} << 48), "step_count", count,
-          "a number in [0, 2^48)");
+  require(count >= 0 && count <= kLastStep, "step_count", count, "a number in [0, 2^48)");
   step_count_ = count;
 }
 
@@ -71,6 +80,7 @@ void Optimizer::set_weight_decay(double weight_decay) {
 StepResult Optimizer::step(const std::vector<void*>& grads, const StepOptions& step_options) {
   const BusyGuard guard(busy_);
   check_step(step_options, options_);
+  require(step_count_ < kLastStep, "step_count", step_count_, "fewer than 2^48 - 1 steps");
   const DType dtype = step_options.grad_dtype.value_or(options_.dtype);
   const std::vector<const void*> inputs(grads.begin(), grads.end());
   if (grads != plan_->checked_grads || dtype != plan_->checked_dtype) {
@@ -108,10 +118,10 @@ StepResult Optimizer::checked_step(const std::vector<const void*>& inputs,
   }
   const double multiplier = result.clip_scale / step_options.grad_scale;
   // An element beyond the type's range, or one that scaling would take there.
-  const double largest = largest_of(options_.dtype);
+  const double largest = largest_gradient(options_);
   if (!(result.grad_norm * result.clip_scale <= largest)) {
-    const GradNorm beyond = device.first_beyond(inputs, grad_dtype, plan_->partials,
-                                                std::min(largest, largest / multiplier));
+    const double limit = std::min(largest_of(options_.dtype), largest / multiplier);
+    const GradNorm beyond = device.first_beyond(inputs, grad_dtype, plan_->partials, limit);
     if (beyond.nonfinite_segment >= 0) return skip(result, beyond);
   }
   consecutive_skips_ = 0;

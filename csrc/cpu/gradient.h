@@ -1,5 +1,7 @@
 #pragma once
 
+#include <algorithm>
+#include <limits>
 #include <vector>
 
 #include "core/backend.h"
@@ -18,12 +20,15 @@ void accumulate(const std::vector<void*>& totals, const std::vector<const void*>
 // though the products are not.
 template <class T>
 void split_factor(double factor, T (&parts)[2]) {
-  constexpr double kPower = 0x1p64;
+  constexpr double kSmall = 0x1p-64, kLarge = 0x1p126;
+  constexpr double kLargest = static_cast<double>(std::numeric_limits<T>::max());
   const double magnitude = factor < 0 ? -factor : factor;
   parts[0] = T(1);
-  if (magnitude < 1 / kPower) parts[0] = static_cast<T>(1 / kPower);
-  if (magnitude > kPower) parts[0] = static_cast<T>(kPower);
-  parts[1] = static_cast<T>(factor / static_cast<double>(parts[0]));
+  if (magnitude < kSmall) parts[0] = static_cast<T>(kSmall);
+  if (magnitude > kLarge) parts[0] = static_cast<T>(kLarge);
+  // An infinite factor would make something of zeros.
+  const double rest = factor / static_cast<double>(parts[0]);
+  parts[1] = static_cast<T>(std::clamp(rest, -kLargest, kLargest));
 }
 
 }  // namespace flatstep::cpu

@@ -27,9 +27,9 @@ py::tuple grad_norm_arrays(const py::list& objects, std::optional<double> max_no
   return py::make_tuple(norm.norm, norm.nonfinite_segment, norm.nonfinite_index);
 }
 
-// `sizes` cuts one flat array into tensors; empty: the arrays are the tensors.
+// `sizes` cuts one flat array into tensors; without them the arrays are the tensors.
 GradPartials accumulate_arrays(const py::list& total_objects, const py::list& src_objects,
-                               const std::vector<std::int64_t>& sizes, double scale,
+                               const std::optional<std::vector<std::int64_t>>& sizes, double scale,
                                bool overwrite) {
   const std::vector<ArrayArg> totals = take_arrays(total_objects, "totals", Access::write);
   const std::vector<ArrayArg> src = take_arrays(src_objects, "src", Access::read);
@@ -37,11 +37,11 @@ GradPartials accumulate_arrays(const py::list& total_objects, const py::list& sr
   const AccumulateOptions options{common_dtype(totals), common_dtype(src), scale, overwrite};
   std::vector<void*> to = pointers_of(totals);
   std::vector<const void*> from = const_pointers_of(src);
-  if (!sizes.empty()) {
+  if (sizes) {
     const auto cut = [&](auto& list, const ArrayArg& array, auto pointer) {
       list.clear();
       std::int64_t offset = 0;
-      for (const std::int64_t size : sizes) {
+      for (const std::int64_t size : *sizes) {
         list.push_back(static_cast<decltype(pointer)>(array.data()) +
                        offset * size_of(array.dtype()));
         offset += size;
@@ -51,7 +51,7 @@ GradPartials accumulate_arrays(const py::list& total_objects, const py::list& sr
     cut(from, src.front(), static_cast<char*>(nullptr));
   }
   const Unlocked unlocked;
-  return accumulate(to, from, sizes.empty() ? sizes_of(totals) : sizes, options);
+  return accumulate(to, from, sizes ? *sizes : sizes_of(totals), options);
 }
 
 // f32 to bf16 or back, rounded to nearest; both flat or of one shape.

@@ -1,6 +1,8 @@
 #include <pybind11/stl.h>
 
 #include <memory>
+#include <regex>
+#include <string>
 #include <tuple>
 #include <vector>
 
@@ -63,7 +65,12 @@ class PyOptimizer {
       segment.name = name;
       list.push_back(std::move(segment));
     }
-    optimizer_ = std::make_unique<Optimizer>(complete, std::move(list));
+    try {
+      optimizer_ = std::make_unique<Optimizer>(complete, std::move(list));
+    } catch (const InvalidArgument& error) {
+      const std::regex copy("\\bcopy(?=[:\\[])");
+      throw InvalidArgument(std::regex_replace(error.what(), copy, copy_name));
+    }
   }
 
   py::tuple step(const py::list& grad_objects, StepOptions options) {

@@ -43,17 +43,19 @@ def choice(value, choices, argument):
     raise ValueError(f"{argument}: got {value!r}, expected one of {names}")
 
 
-def unsigned64(value, argument):
-    """A seed: an integer in [0, 2**64)."""
+def unsigned(value, argument, bits):
+    """``value`` as an integer in [0, 2**bits)."""
     value = integer(value, argument)
-    if not 0 <= value < 2**64:
-        raise ValueError(f"{argument}: got {value}, expected an integer from 0 to 2**64 - 1")
+    if not 0 <= value < 2**bits:
+        raise ValueError(f"{argument}: got {value}, expected an integer from 0 to 2**{bits} - 1")
     return value
+
+
+def unsigned64(value, argument):
+    """A seed."""
+    return unsigned(value, argument, 64)
 
 
 def step_number(value, argument="step"):
-    """A step count: an integer in [0, 2**48)."""
-    value = integer(value, argument)
-    if not 0 <= value < 2**48:
-        raise ValueError(f"{argument}: got {value}, expected an integer from 0 to 2**48 - 1")
-    return value
+    """A step count."""
+    return unsigned(value, argument, 48)

@@ -21,7 +21,8 @@ class StepInfo:
         grad_norm: global L2 norm of the gradients, after division by ``grad_scale`` and before
             clipping; not finite when a gradient was not.
         clip_scale: factor applied by clipping, ``min(1, max_norm / (grad_norm + 1e-6))``.
-        skipped: a gradient was not finite and nothing was changed.
+        skipped: a gradient was not finite, or not any more once it was scaled and, for Adam in
+            native mode, squared; nothing was changed.
         nonfinite: None, or (tensor name, flat index in it) of the first such element.
         lr: learning rate of this step.
         step: steps done, this one included unless it was skipped.
@@ -94,8 +95,10 @@ class Optimizer:
         core_options.state = _FORMATS[state]
         core_options.seed = self._seed
         core_options.weight_decay = _checks.number(weight_decay, "weight_decay")
-        core_options.max_consecutive_skips = _checks.integer(
-            0 if max_consecutive_skips is None else max_consecutive_skips, "max_consecutive_skips"
+        core_options.max_consecutive_skips = _checks.unsigned(
+            0 if max_consecutive_skips is None else max_consecutive_skips,
+            "max_consecutive_skips",
+            bits=31,
         )
         for name, value in options.items():
             setattr(core_options, name, value)
@@ -233,7 +236,8 @@ class Optimizer:
 
     def torch_state_dict(self):
         """The state as ``torch.optim`` has it, for ``load_state_dict`` of the PyTorch optimizer of
-        the same name over the same tensors in the same order.
+        the same name over the same tensors in the same order. There is a parameter group for each
+        run of tensors with the same options: one, unless a layout has options of its own.
 
         Raises:
             ImportError: PyTorch is not installed.
@@ -241,12 +245,14 @@ class Optimizer:
         """
         return _torch_state.export_state(self)
 
-    def _torch_options(self):
-        """The options that the PyTorch optimizer of the same name takes."""
+    def _torch_options(self, segment):
+        """The options of that tensor's group, as the PyTorch optimizer of the same name takes."""
         options = {k: v for k, v in self._options.items() if k not in ("beta1", "beta2")}
         if "beta1" in self._options:
-            options["betas"] = (self._options["beta1"], self._options["beta2"])
-        return options | {"lr": self.lr, "weight_decay": self.weight_decay}
+            own = (self._options["beta1"], self._options["beta2"])
+            options["betas"] = own if segment.betas is None else tuple(segment.betas)
+        decay = self.weight_decay if segment.weight_decay is None else segment.weight_decay
+        return options | {"lr": self.lr * segment.lr_scale, "weight_decay": decay}
 
     def load_torch_state_dict(self, state_dict):
         """Takes over moments, step count and lr from ``state_dict()`` of a ``torch.optim``

@@ -24,45 +24,65 @@ def export_state(optimizer):
         state[index] = {name: torch.from_numpy(array) for name, array in arrays.items()}
         if own["kind"] != "sgd":
             state[index]["step"] = torch.tensor(float(own["step"]), dtype=torch.float32)
+    return {"state": state, "param_groups": _groups(torch, optimizer, own["kind"])}
+
+
+def _groups(torch, optimizer, kind):
+    """A group for each run of tensors with the same options, since their order must stay."""
+    groups, last = [], None
+    for segment in optimizer._segments:
+        options = optimizer._torch_options(segment)
+        if options != last:
+            groups.append({"params": [], **options})
+            last = options
+        groups[-1]["params"].append(torch.nn.Parameter(torch.empty(0)))
     # An optimizer of one's own has every key that this version of PyTorch expects in a group.
-    placeholders = [torch.nn.Parameter(torch.empty(0)) for _ in segments]
-    options = optimizer._torch_options()
-    groups = getattr(torch.optim, _CLASSES[own["kind"]])(placeholders, **options)
-    return {"state": state, "param_groups": groups.state_dict()["param_groups"]}
+    return getattr(torch.optim, _CLASSES[kind])(groups).state_dict()["param_groups"]
 
 
 def import_state(optimizer, state_dict):
     """(step, state, lr) of a torch.optim state dict. Raises ValueError."""
     try:
-        groups, found = list(state_dict["param_groups"]), state_dict["state"]
-        order = [index for group in groups for index in group["params"]]
-    except (KeyError, TypeError):
+        groups, found = list(state_dict["param_groups"]), dict(state_dict["state"])
+        order = [(index, float(group["lr"])) for group in groups for index in group["params"]]
+        given = [dict(found.get(index, {})) for index, _ in order]
+    except (KeyError, TypeError, ValueError):
         raise ValueError("state_dict: expected what torch.optim's state_dict() returns") from None
     segments, own = optimizer._segments, optimizer._state.views()
     if len(order) != len(segments):
         raise ValueError(f"state_dict: got {len(order)} tensors, expected {len(segments)}")
-    state, steps = {}, set()
-    for index, segment in zip(order, segments, strict=True):
-        given = dict(found.get(index, {}))
-        step = given.pop("step", None)
+    state, steps, moments = {}, set(), False
+    for arrays, segment in zip(given, segments, strict=True):
+        step = arrays.pop("step", None)
         steps.add(None if step is None else int(step))
         state[segment.name] = {}
         for name, view in own[segment.name].items():
+            moments |= name != "master"
             if name == "master":
                 state[segment.name][name] = view
-            elif given.get(name) is not None:
-                state[segment.name][name] = _numpy(given[name]).astype(view.dtype)
+            elif arrays.get(name) is not None:
+                state[segment.name][name] = _numpy(arrays[name]).astype(view.dtype)
             elif not found:
                 state[segment.name][name] = np.zeros_like(view)  # before the first step
     if len(steps) > 1:
         raise ValueError(f"state_dict: got different steps {sorted(map(str, steps))}, expected one")
     step = steps.pop() if steps else None
-    if step is None:  # torch.optim.SGD does not count
-        step = optimizer.step_count or int(bool(found))
-    lrs = {float(group["lr"]) for group in groups}
-    return step, state, lrs.pop() if len(lrs) == 1 else optimizer.lr
+    if step is None:  # torch.optim.SGD does not count: there is momentum after the first step
+        step = optimizer.step_count
+        if moments:
+            step = max(step, 1) if found else 0
+    return step, state, _common_lr(order, segments, optimizer.lr)
 
 
-def _numpy(tensor):
-    detached = tensor.detach() if hasattr(tensor, "detach") else tensor
-    return np.asarray(detached.float().cpu() if hasattr(detached, "cpu") else detached)
+def _common_lr(order, segments, own):
+    """The lr of all groups but for the tensors' scales; if there is none, that of the optimizer."""
+    scaled = zip(order, segments, strict=True)
+    lrs = [lr / segment.lr_scale for (_, lr), segment in scaled if segment.lr_scale > 0]
+    return lrs[0] if lrs and np.allclose(lrs, lrs[0], rtol=1e-12, atol=0) else own
+
+
+def _numpy(value):
+    if not hasattr(value, "detach"):
+        return np.asarray(value)
+    tensor = value.detach().cpu()
+    return (tensor.float() if tensor.element_size() < 4 else tensor).numpy()  # bf16 is not NumPy's

@@ -1,6 +1,6 @@
 """Gradients as a whole: global norm, clipping and accumulation."""
 
-from . import _checks, _core
+from . import _arrays, _checks, _core
 from ._optimizer import as_list
 from .layout import Layout
 
@@ -47,12 +47,12 @@ def accumulate(totals, src, *, scale=1.0, overwrite=False, layout=None):
     Raises:
         ValueError, TypeError: an argument is wrong; nothing was written.
     """
-    sizes = []
+    sizes = None
     if layout is not None:
         if not isinstance(layout, Layout) or isinstance(totals, (list, tuple)):
             raise TypeError("layout: expected a flatstep.Layout, with one flat array")
         sizes = [entry.size for entry in layout.entries]
-        if getattr(totals, "shape", None) != (layout.size,):
+        if _arrays.describe(totals, "totals")[0] != (layout.size,):
             raise ValueError(f"layout: got one of {layout.size} elements, expected those of totals")
     return _core.accumulate(
         as_list(totals), as_list(src), sizes, _checks.number(scale, "scale"), bool(overwrite)

@@ -54,7 +54,8 @@ inline F adam_param_short(F p, F m, F v, const UpdateScalars<T>& s) {
 // The new parameter, and the new momentum buffer if there is one.
 template <bool kTorch, bool kMomentum, bool kFirst, bool kNesterov, class F, class T>
 inline F sgd_param(F p, F g, F& buffer, const UpdateScalars<T>& s) {
-  g = multiply_add(splat<F>(s.weight_decay), p, g);
+  // Without decay -0 stays -0, in PyTorch too.
+  if (s.weight_decay != T(0)) g = multiply_add(splat<F>(s.weight_decay), p, g);
   F direction = g;
   if (kMomentum) {
     if (kFirst) {

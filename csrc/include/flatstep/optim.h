@@ -95,7 +95,7 @@ struct StepOptions {
 struct StepResult {
   double grad_norm = 0.0;   // after division by grad_scale, before clipping
   double clip_scale = 1.0;  // min(1, max_norm / (grad_norm + 1e-6)), as PyTorch
-  bool skipped = false;     // a gradient was, or became, not finite: nothing was changed
+  bool skipped = false;     // a gradient was, or became, too large: nothing was changed
   std::int64_t nonfinite_segment = -1;
   std::int64_t nonfinite_index = -1;  // within that segment
 };
@@ -110,7 +110,8 @@ class FLATSTEP_API Optimizer {
 
   // grads: one pointer a segment, in the order of the segments. Two visits of memory: the norm,
   // then update (and zeroing); one with partials. When a gradient is not finite, or not any more
-  // once it is scaled, no byte changes, the step count stays, and the result names the first one.
+  // once it is scaled (and, for Adam in native mode, squared), no byte changes, the step count
+  // stays, and the result names the first one.
   // Throws InvalidArgument for bad options or buffers, RuntimeFailure when another thread is inside
   // step() or after max_consecutive_skips.
   StepResult step(const std::vector<void*>& grads, const StepOptions& options);
