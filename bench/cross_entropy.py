@@ -27,7 +27,6 @@ import os
 import pathlib
 import statistics
 import sys
-from concurrent.futures import ThreadPoolExecutor, wait
 
 import measure
 import numpy as np
@@ -101,19 +100,11 @@ class Flatstep(Contender):
             "class_weight": rng.uniform(0.5, 1.5, classes).astype(np.float32),
             "token_weight": rng.uniform(0.5, 1.5, rows).astype(np.float32),
         }
-        self.pool = ThreadPoolExecutor(threads)
-        self.parts = np.array_split(self.inputs.floats, threads)
+        self.scale = measure.NumpyScale(self.inputs.floats, threads)
 
     def seconds(self, case):
-        call = self.scale if case in ROOFS else lambda: self.loss(case)
+        call = (lambda: self.scale(FACTOR)) if case in ROOFS else lambda: self.loss(case)
         return measure.turn_of(self.inputs.refill, call)
-
-    def scale(self):
-        """The last part on this thread, the others on the pool's."""
-        *others, last = self.parts
-        running = [self.pool.submit(np.multiply, part, FACTOR, out=part) for part in others]
-        np.multiply(last, FACTOR, out=last)
-        wait(running)
 
     def loss(self, case):
         options = {"grad": self.logits}

@@ -11,6 +11,9 @@ import statistics
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor, wait
+
+import numpy as np
 
 # glibc then gives no page back, and none is faulted in anew by a call's fresh arrays. Raising the
 # threshold above which it maps memory would not do: glibc refuses more than 32 MiB.
@@ -72,7 +75,13 @@ def wait_for_rest(children):
 
 
 def take_turns(turns, rounds, children):
-    """Medians of `{name: function that returns seconds}`, interleaved, after a round to warm up.
+    """Medians of `{name: function that returns seconds}` over interleaved rounds."""
+    seconds = rounds_of(turns, rounds, children)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def rounds_of(turns, rounds, children):
+    """`{name: [seconds in each round]}`, interleaved, after a round to warm up.
 
     Every other round goes backwards, so that nobody always follows the same neighbour.
     """
@@ -81,7 +90,7 @@ def take_turns(turns, rounds, children):
         for name in list(turns)[:: 1 if number % 2 else -1]:
             wait_for_rest(children)
             seconds[name].append(turns[name]())
-    return {name: statistics.median(values[1:]) for name, values in seconds.items()}
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 def seconds_of(call):
@@ -100,6 +109,20 @@ def turn_of(prepare, call, calls=5, budget=0.25):
         prepare()
         seconds.append(seconds_of(call))
     return statistics.median(seconds)
+
+
+class NumpyScale:
+    """`a *= c` in place on several threads: the last part on this one, the others on a pool's."""
+
+    def __init__(self, floats, threads):
+        self._pool = ThreadPoolExecutor(threads)
+        self._parts = np.array_split(floats, threads)
+
+    def __call__(self, factor):
+        *others, last = self._parts
+        running = [self._pool.submit(np.multiply, part, factor, out=part) for part in others]
+        np.multiply(last, factor, out=last)
+        wait(running)
 
 
 def page_faults():

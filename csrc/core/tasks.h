@@ -141,6 +141,10 @@ struct LowBitArrays {
   std::uint16_t* scales1;  // one a block
   std::uint8_t* codes2;
   std::uint16_t* scales2;
+  // Where the numbers of param and grad come from, and their bytes: what is read ahead.
+  const void* param_memory;
+  const void* grad_memory;
+  std::int64_t param_bytes, grad_bytes;
 };
 
 struct DropoutTask {

@@ -122,7 +122,8 @@ void update_low_bit(Algorithm algorithm, const LowBitArrays& arrays, std::int64_
   move(block.codes2, behind(arrays.codes2));
   const std::int64_t index = whole / kStateBlock;
   function({block.param, block.grad, arrays.random + whole, block.codes1, arrays.scales1 + index,
-            block.codes2, arrays.scales2 == nullptr ? nullptr : arrays.scales2 + index},
+            block.codes2, arrays.scales2 == nullptr ? nullptr : arrays.scales2 + index, block.param,
+            block.grad, 0, 0},
            kStateBlock, scalars);
   move(behind(arrays.param), block.param);
   move(behind(arrays.codes1), block.codes1);
@@ -156,11 +157,14 @@ void update_stretch(const UpdateTask& task, UpdateFunction<float> function, std:
   }
   if (low_bit) {
     const std::int64_t block = begin / kStateBlock;
+    const std::int64_t param_bytes = size_of(task.options.dtype);
+    const std::int64_t grad_bytes = size_of(task.grad_dtype);
     update_low_bit(
         task.options.algorithm,
         {param, grad, buffers.random, at<std::uint8_t>(segment.state1, begin),
          at<std::uint16_t>(segment.scale1, block), at<std::uint8_t>(segment.state2, begin),
-         at<std::uint16_t>(segment.scale2, block)},
+         at<std::uint16_t>(segment.scale2, block), at<char>(segment.param, begin * param_bytes),
+         at<char>(task.grads[number], begin * grad_bytes), param_bytes, grad_bytes},
         size, scalars);
   } else {
     function({param, grad, at<float>(segment.state1, begin), at<float>(segment.state2, begin),

@@ -8,11 +8,9 @@
 #include <vector>
 
 #include "flatstep/types.h"
-#include "python/dlpack_abi.h"
+#include "python/dlpack_export.h"
 
 namespace flatstep::python {
-
-namespace py = pybind11;
 
 enum class Access { read, write };
 
@@ -20,13 +18,13 @@ enum class Access { read, write };
 // the argument and is a TypeError (what it is) or a ValueError (its shape, layout, flags).
 class ArrayArg {
  public:
-  ArrayArg(py::handle object, std::string name, Access access);
+  ArrayArg(py::handle object, ArgumentName name, Access access);
   ~ArrayArg();
   ArrayArg(ArrayArg&& other) noexcept;
   ArrayArg(const ArrayArg&) = delete;
   ArrayArg& operator=(const ArrayArg&) = delete;
 
-  const std::string& name() const { return name_; }
+  std::string name() const { return name_.text(); }
   void* data() const { return data_; }
   DType dtype() const { return dtype_; }
   Device device() const { return device_; }
@@ -61,9 +59,8 @@ class ArrayArg {
  private:
   void release();
 
-  std::string name_;
-  dlpack::ManagedTensor* legacy_ = nullptr;
-  dlpack::ManagedTensorVersioned* versioned_ = nullptr;
+  ArgumentName name_;
+  ExportedTensor exported_;
   void* data_ = nullptr;
   DType dtype_ = DType::f32;
   Device device_;

@@ -6,9 +6,8 @@ std::vector<ArrayArg> take_arrays(const py::list& objects, const char* name, Acc
   std::vector<ArrayArg> arrays;
   arrays.reserve(objects.size());
   for (std::size_t i = 0; i < objects.size(); ++i) {
-    arrays.emplace_back(
-        objects[i], objects.size() == 1 ? name : std::string(name) + "[" + std::to_string(i) + "]",
-        access);
+    arrays.emplace_back(objects[i],
+                        objects.size() == 1 ? ArgumentName(name) : ArgumentName(name, i), access);
     arrays.back().require_contiguous();
   }
   return arrays;

@@ -52,6 +52,15 @@ struct ManagedTensorVersioned {
   Tensor tensor;
 };
 
+// The table of C functions in a type's __dlpack_c_exchange_api__; those that come later in it are
+// not used here.
+struct ExchangeApi {
+  Version version;
+  ExchangeApi* previous;
+  void* allocate;
+  int (*export_tensor)(void* object, ManagedTensorVersioned** tensor);
+};
+
 static_assert(sizeof(void*) != 8 || sizeof(Tensor) == 48, "DLPack ABI");
 static_assert(sizeof(void*) != 8 || offsetof(ManagedTensorVersioned, tensor) == 32, "DLPack ABI");
 

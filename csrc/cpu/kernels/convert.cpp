@@ -5,15 +5,11 @@
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
-// Elements ahead: where a caller works on a stretch between two calls, the next one is on its way.
-constexpr std::int64_t kPrefetch = 1024;
-
 template <class T>
 void widen_row(const T* from, std::int64_t size, float* to) {
   constexpr std::int64_t kLanes = kLanesOf<float>;
   std::int64_t j = 0;
   for (; j + 2 * kLanes <= size; j += 2 * kLanes) {
-    __builtin_prefetch(from + j + kPrefetch);
     Vector<float> first, second;
     Element<T>::load_pair(from + j, first, second);
     store_vector<float>(to + j, first);

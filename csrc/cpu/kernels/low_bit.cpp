@@ -69,6 +69,12 @@ inline U random_at(const std::uint16_t* random) {
   return widen(load_vector(random)) << kRandomShift;
 }
 
+inline void read_ahead(const LowBitArrays& a, std::int64_t at) {
+  const std::int64_t ahead = at + kPrefetch;
+  __builtin_prefetch(static_cast<const char*>(a.param_memory) + ahead * a.param_bytes, 1);
+  __builtin_prefetch(static_cast<const char*>(a.grad_memory) + ahead * a.grad_bytes);
+}
+
 template <bool kDecoupled>
 void update_adam(const LowBitArrays& arrays, std::int64_t size,
                  const UpdateScalars<float>& scalars) {
@@ -80,8 +86,7 @@ void update_adam(const LowBitArrays& arrays, std::int64_t size,
     U largest1{}, largest2{};
     for (std::int64_t i = 0; i < kBlock / kLanes; ++i) {
       const std::int64_t at = begin + i * kLanes;
-      __builtin_prefetch(a.param + at + kPrefetch, 1);
-      __builtin_prefetch(a.grad + at + kPrefetch);
+      read_ahead(a, at);
       F p = load_vector(a.param + at);
       F m = FirstMoment::decode(a.codes1 + at, scale1);
       F v = SecondMoment::decode(a.codes2 + at, scale2);
@@ -115,6 +120,7 @@ void update_momentum(const LowBitArrays& a, std::int64_t size, const UpdateScala
     U largest{};
     for (std::int64_t i = 0; i < kBlock / kLanes; ++i) {
       const std::int64_t at = begin + i * kLanes;
+      read_ahead(a, at);
       F buffer = FirstMoment::decode(a.codes1 + at, scale);
       const F g = scaled_gradient(load_vector(a.grad + at), s);
       const F p = load_vector(a.param + at);
