@@ -102,6 +102,12 @@ struct CrossEntropySums {
   std::int64_t correct = 0;  // rows whose target is the first of the largest logits
 };
 
+// A number that many are divided by: 1 / value = reciprocal + rest, far beyond T's precision.
+template <class T>
+struct Divisor {
+  T value, reciprocal, rest;
+};
+
 // What the update of one run of elements needs; T is the type of the parameters.
 template <class T>
 struct UpdateScalars {
@@ -110,7 +116,8 @@ struct UpdateScalars {
   T grad_scale[2];
   T one_minus_beta1, one_minus_beta2, beta2;
   T lerp_weight;  // of torch mode: 1 - beta1 from m on, or -beta1 from the gradient on
-  T bias_correction1, bias_correction2_sqrt, eps;
+  Divisor<T> bias_correction1, bias_correction2_sqrt;
+  T eps;
   T correction;     // bias_correction2_sqrt / bias_correction1 (8-bit state)
   T eps_corrected;  // eps * bias_correction2_sqrt (8-bit state)
   T step_size;      // lr / bias_correction1 (torch mode)

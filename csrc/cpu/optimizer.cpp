@@ -17,6 +17,13 @@ constexpr std::int64_t kStretch = 1024;
 static_assert(kStretch % kStateBlock == 0 && kStateBlock == kRoundingBlock);
 
 template <class T>
+Divisor<T> divisor_of(double number) {
+  const T value = static_cast<T>(number);
+  const T reciprocal = T(1) / value;
+  return {value, reciprocal, std::fma(-reciprocal, value, T(1)) / value};
+}
+
+template <class T>
 UpdateScalars<T> scalars_of(const UpdateTask& task, const Segment& segment) {
   const OptimizerOptions& options = task.options;
   const Betas betas = segment.betas.value_or(Betas{options.beta1, options.beta2});
@@ -34,8 +41,8 @@ UpdateScalars<T> scalars_of(const UpdateTask& task, const Segment& segment) {
   s.beta2 = static_cast<T>(betas.beta2);
   s.lerp_from_gradient = s.one_minus_beta1 >= T(0.5);
   s.lerp_weight = s.lerp_from_gradient ? s.one_minus_beta1 - T(1) : s.one_minus_beta1;
-  s.bias_correction1 = static_cast<T>(bias_correction1);
-  s.bias_correction2_sqrt = static_cast<T>(correction2);
+  s.bias_correction1 = divisor_of<T>(bias_correction1);
+  s.bias_correction2_sqrt = divisor_of<T>(correction2);
   s.eps = static_cast<T>(options.eps);
   s.correction = static_cast<T>(correction2 / bias_correction1);
   s.eps_corrected = static_cast<T>(options.eps * correction2);

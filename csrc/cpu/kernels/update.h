@@ -33,12 +33,27 @@ inline void update_moments(F g, F& p, F& m, F& v, const UpdateScalars<T>& s) {
   }
 }
 
+// x / divisor for finite x, rounded once: the sum is exact to twice the precision, and no quotient
+// of two numbers lies so near to the middle between two (Brisebarre, Muller & Raina 2004, IEEE
+// Trans. Computers 53). A division costs as much as the rest of an update's arithmetic.
+template <class F, class T>
+inline F divide(F x, const Divisor<T>& divisor) {
+#if FLATSTEP_HAS_FMA
+  return multiply_add(x, splat<F>(divisor.reciprocal), x * divisor.rest);
+#else
+  return x / divisor.value;
+#endif
+}
+
 // The new parameter; v stands in the denominator.
 template <bool kDecoupled, Rounding kRounding, class F, class T>
 inline F adam_param(F p, F m, F v, const UpdateScalars<T>& s) {
-  const F denominator = square_root(v) / s.bias_correction2_sqrt + s.eps;
-  if (kRounding != Rounding::native) return p - (s.step_size * m) / denominator;
-  const F u = (m / s.bias_correction1) / denominator;
+  if (kRounding != Rounding::native) {
+    const F denominator = square_root(v) / s.bias_correction2_sqrt.value + s.eps;
+    return p - (s.step_size * m) / denominator;
+  }
+  const F denominator = divide(square_root(v), s.bias_correction2_sqrt) + s.eps;
+  const F u = divide(m, s.bias_correction1) / denominator;
   const F decayed = kDecoupled ? multiply_add(splat<F>(s.weight_decay), p, u) : u;
   return multiply_add(splat<F>(-s.lr), decayed, p);
 }
