@@ -37,13 +37,13 @@ def test_params_that_do_not_fit_together(kind):
 
 COMMON = {
     "lr": (-1e-3, NAN, INF, "fast", None),
-    "weight_decay": (-0.1, NAN, INF, "some"),
+    "weight_decay": (-0.1, NAN, INF, 1e39, "some"),
     "max_consecutive_skips": (-1, 1.5),
     "layout": (fs.Layout([("a", (5, 5))]), [("a", (24,))], "flat"),
 }
 ADAM = COMMON | {
     "betas": ((1.0, 0.9), (0.9, 1.0), (-0.1, 0.9), (0.9, NAN), (0.9,), 0.9, ("a", "b")),
-    "eps": (-1e-8, NAN, INF),
+    "eps": (-1e-8, NAN, INF, 1e39),
     "mode": ("fast", None),
 }
 SGD = COMMON | {
@@ -120,7 +120,7 @@ def test_grads_that_do_not_fit(kind):
 
 
 STEP_OPTIONS = {
-    "lr": (-0.1, NAN, INF, "fast"),
+    "lr": (-0.1, NAN, INF, 1e39, "fast"),
     "max_norm": (-1.0, NAN, "small"),
     "grad_scale": (0.0, NAN, INF, -2.0, "one", None),
 }

@@ -11,7 +11,7 @@
 namespace flatstep {
 
 // Buffers that must not share memory.
-class Buffers {
+class FLATSTEP_API Buffers {
  public:
   // As name[index] in messages.
   void add(const void* data, std::int64_t bytes, const char* name, std::size_t index);

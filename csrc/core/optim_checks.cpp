@@ -7,7 +7,10 @@
 namespace flatstep {
 namespace {
 
-bool finite_and_not_negative(double value) { return std::isfinite(value) && value >= 0; }
+// Finite also in the type of the arithmetic.
+bool finite_and_not_negative(double value, DType dtype) {
+  return value >= 0 && value <= largest_of(dtype);
+}
 
 void require_combination(bool holds, const char* argument, const std::string& got,
                          const char* expected) {
@@ -49,8 +52,8 @@ void check_options(const OptimizerOptions& o) {
     fail("params", name_of(o.dtype), "float32, float64 or bfloat16");
   }
   check_betas({o.beta1, o.beta2});
-  require(finite_and_not_negative(o.eps), "eps", o.eps, "a finite number >= 0");
-  require(finite_and_not_negative(o.weight_decay), "weight_decay", o.weight_decay,
+  require(finite_and_not_negative(o.eps, o.dtype), "eps", o.eps, "a finite number >= 0");
+  require(finite_and_not_negative(o.weight_decay, o.dtype), "weight_decay", o.weight_decay,
           "a finite number >= 0");
   require(o.momentum >= 0 && o.momentum < 1, "momentum", o.momentum, "a number in [0, 1)");
   require(std::isfinite(o.dampening), "dampening", o.dampening, "a finite number");
@@ -71,7 +74,7 @@ void check_options(const OptimizerOptions& o) {
 }
 
 void check_step(const StepOptions& o, const OptimizerOptions& options) {
-  require(finite_and_not_negative(o.lr), "lr", o.lr, "a finite number >= 0");
+  require(finite_and_not_negative(o.lr, options.dtype), "lr", o.lr, "a finite number >= 0");
   if (o.max_norm) {
     require(std::isfinite(*o.max_norm) && *o.max_norm > 0, "max_norm", *o.max_norm,
             "a finite number > 0");
@@ -93,11 +96,11 @@ void check_segment(const OptimizerOptions& options, std::size_t index, Segment& 
   const bool sgd = options.algorithm == Algorithm::sgd;
   const bool low_bit = options.state == StateFormat::block8;
   require(segment.size >= 0, "params", segment.size, "a size >= 0");
-  require(finite_and_not_negative(segment.lr_scale), "lr_scale", segment.lr_scale,
+  require(finite_and_not_negative(segment.lr_scale, options.dtype), "lr_scale", segment.lr_scale,
           "a finite number >= 0");
   if (segment.weight_decay) {
-    require(finite_and_not_negative(*segment.weight_decay), "weight_decay", *segment.weight_decay,
-            "a finite number >= 0");
+    require(finite_and_not_negative(*segment.weight_decay, options.dtype), "weight_decay",
+            *segment.weight_decay, "a finite number >= 0");
   }
   if (segment.betas) check_betas(*segment.betas);
 
@@ -123,11 +126,11 @@ void check_segment(const OptimizerOptions& options, std::size_t index, Segment& 
   take_state(!sgd || options.momentum > 0, segment.state1, &segment.scale1, "state1", "scale1");
   take_state(!sgd, segment.state2, &segment.scale2, "state2", "scale2");
   take_state(options.amsgrad, segment.state3, nullptr, "state3", "");
-  if (segment.copy != nullptr) {
-    require_combination(options.dtype == DType::f32, "copy",
+  if (segment.bf16_copy != nullptr) {
+    require_combination(options.dtype == DType::f32, "bf16_copy",
                         std::string("one of ") + name_of(options.dtype) + " params",
                         "float32 params");
-    take(segment.copy, segment.size, DType::bf16, "copy");
+    take(segment.bf16_copy, segment.size, DType::bf16, "bf16_copy");
   }
 }
 

@@ -187,8 +187,8 @@ void update_stretch(const UpdateTask& task, UpdateFunction<float> function, std:
 void finish_chunk(const UpdateTask& task, std::size_t number, std::int64_t begin,
                   std::int64_t end) {
   const Segment& segment = task.segments[number];
-  if (segment.copy != nullptr) {
-    narrow(at<float>(segment.param, begin), end - begin, at<bf16_bits>(segment.copy, begin),
+  if (segment.bf16_copy != nullptr) {
+    narrow(at<float>(segment.param, begin), end - begin, at<bf16_bits>(segment.bf16_copy, begin),
            DType::bf16);
   }
   if (task.step_options.zero_grad) {

@@ -1,12 +1,12 @@
 #include <pybind11/stl.h>
 
 #include <memory>
-#include <regex>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "core/checks.h"
+#include "core/optim.h"
 #include "flatstep/optim.h"
 #include "python/array_list.h"
 #include "python/bindings.h"
@@ -46,6 +46,12 @@ class PyOptimizer {
     if (buffers.contains("copy")) {
       copy_ = take("copy", copy_name.c_str());
       require_like(copy_, params_, copy_name.c_str(), "params");
+      // The core would not know that these are bfloat16 parameters, if they are.
+      Buffers own;
+      for (std::size_t i = 0; i < copy_.size(); ++i) {
+        own.add(copy_[i].data(), copy_[i].size() * size_of(copy_[i].dtype()), copy_name.c_str(), i);
+      }
+      own.require_disjoint();
       for (const ArrayArg& copy : copy_) copy.require_dtype(DType::bf16);
     }
     std::vector<Segment> list;
@@ -57,7 +63,7 @@ class PyOptimizer {
       segment.state3 = at(buffers_[2], array, offset);
       segment.scale1 = at(buffers_[3], array, block);
       segment.scale2 = at(buffers_[4], array, block);
-      segment.copy = at(copy_, array, offset);
+      segment.bf16_copy = at(copy_, array, offset);
       segment.size = size;
       segment.lr_scale = lr_scale;
       segment.weight_decay = weight_decay;
@@ -65,12 +71,7 @@ class PyOptimizer {
       segment.name = name;
       list.push_back(std::move(segment));
     }
-    try {
-      optimizer_ = std::make_unique<Optimizer>(complete, std::move(list));
-    } catch (const InvalidArgument& error) {
-      const std::regex copy("\\bcopy(?=[:\\[])");
-      throw InvalidArgument(std::regex_replace(error.what(), copy, copy_name));
-    }
+    optimizer_ = std::make_unique<Optimizer>(complete, std::move(list));
   }
 
   py::tuple step(const py::list& grad_objects, StepOptions options) {

@@ -163,7 +163,7 @@ void test_bf16() {
   options.dtype = DType::f32;
   std::vector<float> master = normals(kSize, 4);
   Segment segment{master.data(), nullptr, nullptr, kSize};
-  segment.copy = copy.data();
+  segment.bf16_copy = copy.data();
   Optimizer mixed(options, {segment});
   StepOptions step;
   step.grad_dtype = DType::bf16;

@@ -78,7 +78,7 @@ struct Segment {
   void* scale1 = nullptr;
   void* scale2 = nullptr;
   // bf16 copy of f32 parameters, rounded to nearest, that the step keeps up to date; or null.
-  void* copy = nullptr;
+  void* bf16_copy = nullptr;
 };
 
 struct StepOptions {
