@@ -7,17 +7,45 @@ __all__ = ["SGD", "Adam", "AdamW", "StepInfo"]
 
 
 class _Moments(Optimizer):
-    def __init__(self, params, *, betas, eps, amsgrad, **options):
+    _weight_decay = 0.0
+
+    def __init__(
+        self,
+        params,
+        *,
+        lr=1e-3,
+        betas=(0.9, 0.999),
+        eps=1e-8,
+        weight_decay=None,
+        amsgrad=False,
+        maximize=False,
+        layout=None,
+        mode="native",
+        state="full",
+        stochastic_rounding=False,
+        bf16_copy=None,
+        seed=0,
+        max_consecutive_skips=None,
+    ):
         beta1, beta2 = _checks.pair(betas, "betas")
         names = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq")
         super().__init__(
             params,
             state_names=names if amsgrad else names[:2],
+            lr=lr,
             beta1=beta1,
             beta2=beta2,
             eps=_checks.number(eps, "eps"),
+            weight_decay=self._weight_decay if weight_decay is None else weight_decay,
             amsgrad=bool(amsgrad),
-            **options,
+            maximize=bool(maximize),
+            layout=layout,
+            mode=mode,
+            state=state,
+            stochastic_rounding=stochastic_rounding,
+            bf16_copy=bf16_copy,
+            seed=seed,
+            max_consecutive_skips=max_consecutive_skips,
         )
 
     @property
@@ -39,7 +67,8 @@ class AdamW(_Moments):
         params: one array, or a list of arrays; updated in place. float32, float64, or bfloat16:
             the optimizer then keeps float32 masters and the arrays follow them, rounded to
             nearest, or see ``stochastic_rounding``.
-        lr, betas, eps, weight_decay, amsgrad, maximize: as in ``torch.optim.AdamW``.
+        lr, betas, eps, amsgrad, maximize: as in ``torch.optim.AdamW``.
+        weight_decay: None is 0.01.
         layout: a :class:`flatstep.Layout` of the one flat array, or of the list: its tensors may
             have a weight decay, betas and an lr scale of their own, and name what is not finite.
         mode: ``"native"`` has the most exact rounding; ``"torch"`` that of the fused CPU kernels of
@@ -61,86 +90,17 @@ class AdamW(_Moments):
 
     _algorithm = _core.Algorithm.adamw
     _kind = "adamw"
-
-    def __init__(
-        self,
-        params,
-        *,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=1e-2,
-        amsgrad=False,
-        maximize=False,
-        layout=None,
-        mode="native",
-        state="full",
-        stochastic_rounding=False,
-        bf16_copy=None,
-        seed=0,
-        max_consecutive_skips=None,
-    ):
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            maximize=bool(maximize),
-            layout=layout,
-            mode=mode,
-            state=state,
-            stochastic_rounding=stochastic_rounding,
-            bf16_copy=bf16_copy,
-            seed=seed,
-            max_consecutive_skips=max_consecutive_skips,
-        )
+    _weight_decay = 1e-2
 
 
 class Adam(_Moments):
-    """Adam (Kingma & Ba 2015); weight decay is added to the gradient (L2).
+    """Adam (Kingma & Ba 2015); weight decay is added to the gradient (L2), and is 0 by default.
 
     Arguments and errors as in :class:`AdamW`.
     """
 
     _algorithm = _core.Algorithm.adam
     _kind = "adam"
-
-    def __init__(
-        self,
-        params,
-        *,
-        lr=1e-3,
-        betas=(0.9, 0.999),
-        eps=1e-8,
-        weight_decay=0.0,
-        amsgrad=False,
-        maximize=False,
-        layout=None,
-        mode="native",
-        state="full",
-        stochastic_rounding=False,
-        bf16_copy=None,
-        seed=0,
-        max_consecutive_skips=None,
-    ):
-        super().__init__(
-            params,
-            lr=lr,
-            betas=betas,
-            eps=eps,
-            weight_decay=weight_decay,
-            amsgrad=amsgrad,
-            maximize=bool(maximize),
-            layout=layout,
-            mode=mode,
-            state=state,
-            stochastic_rounding=stochastic_rounding,
-            bf16_copy=bf16_copy,
-            seed=seed,
-            max_consecutive_skips=max_consecutive_skips,
-        )
 
 
 class SGD(Optimizer):
