@@ -304,7 +304,7 @@ def test_every_schedule_of_the_command_line(name):
         assert rates[-1] == pytest.approx(config.min_lr) and rates[4] == pytest.approx(config.lr)
 
 
-@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs a POSIX system")
+@pytest.mark.needs("mkfifo")
 def test_reader_that_goes_away_is_no_error(run):
     read, write = os.pipe()
     os.close(read)

@@ -134,10 +134,8 @@ def test_every_tie():
 
 # ---- float64 against a longer type ---------------------------------------------------------------
 
-LONGER = np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant
 
-
-@pytest.mark.skipif(not LONGER, reason="long double is float64 on this system")
+@pytest.mark.needs("long double")
 @pytest.mark.parametrize(("scale", "offset"), checks.RANGES)
 @pytest.mark.parametrize("options", ("plain", "all"))
 def test_float64_against_long_double(rng, scale, offset, options):

@@ -164,14 +164,14 @@ def run_forks(count, busy):
     assert done.returncode == 0 and done.stdout.strip() == "survived", done.stderr[-2000:]
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.needs("fork")
 @pytest.mark.parametrize("busy", (0, 1))
 def test_fork_after_a_parallel_call(busy):
     run_forks(5, busy)
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+@pytest.mark.needs("fork")
 @pytest.mark.parametrize("busy", (0, 2))
 def test_a_hundred_forks(busy):
     run_forks(100, busy)

@@ -68,7 +68,11 @@ void convert_array(py::handle from_object, py::handle to_object) {
 }  // namespace
 
 void bind_grad(py::module_& module) {
-  py::class_<GradPartials>(module, "GradPartials")
+  py::class_<GradPartials>(
+      module, "GradPartials",
+      "Sums of squares of a gradient's tensors, float64, one for each 4096 elements. Made by\n"
+      "flatstep.accumulate, or by flatstep.GPT as grad_partials; taken by an optimizer's step.\n\n"
+      "sizes: elements of each tensor, a list of int. norm: the L2 norm over all, a float.")
       .def(py::init<>())
       .def_readonly("sizes", &GradPartials::sizes)
       .def_property_readonly("norm", &GradPartials::norm);

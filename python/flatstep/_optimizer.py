@@ -89,19 +89,19 @@ class Optimizer:
         buffers = self._state.for_core(shapes)
         if copy is not None:
             buffers["copy"] = copy
-        core_options = _core.OptimizerOptions()
-        core_options.algorithm = self._algorithm
-        core_options.mode = _checks.choice(mode, _MODES, "mode")
-        core_options.state = _FORMATS[state]
-        core_options.seed = self._seed
-        core_options.weight_decay = _checks.number(weight_decay, "weight_decay")
-        core_options.max_consecutive_skips = _checks.unsigned(
-            0 if max_consecutive_skips is None else max_consecutive_skips,
-            "max_consecutive_skips",
-            bits=31,
+        core_options = _core_options(
+            options,
+            algorithm=self._algorithm,
+            mode=_checks.choice(mode, _MODES, "mode"),
+            state=_FORMATS[state],
+            seed=self._seed,
+            weight_decay=_checks.number(weight_decay, "weight_decay"),
+            max_consecutive_skips=_checks.unsigned(
+                0 if max_consecutive_skips is None else max_consecutive_skips,
+                "max_consecutive_skips",
+                bits=31,
+            ),
         )
-        for name, value in options.items():
-            setattr(core_options, name, value)
         self._options = options
         segments = [segment.for_core() for segment in self._segments]
         copy_name = "bf16_copy" if self._master is None else "params"
@@ -140,7 +140,9 @@ class Optimizer:
 
     @property
     def master(self):
-        """The float32 parameters behind bfloat16 ones, like ``params``; None if there are none."""
+        """The float32 parameters behind bfloat16 ones, like ``params``; None if there are none.
+
+        To set parameters, write to these: the next step rounds them into ``params``."""
         return self._master and self._like_params(self._master)
 
     def step(
@@ -264,6 +266,14 @@ class Optimizer:
                 differ; nothing was changed.
         """
         self._load(*_torch_state.import_state(self, state_dict))
+
+
+def _core_options(own, **common):
+    """The core's options: those of the algorithm and those that all share."""
+    options = _core.OptimizerOptions()
+    for name, value in (own | common).items():
+        setattr(options, name, value)
+    return options
 
 
 def convert_all(sources, targets):

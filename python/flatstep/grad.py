@@ -15,6 +15,9 @@ def grad_norm(grads):
 
     Squares are summed in float64 over fixed chunks, so the result has the same bits for any number
     of threads. Not finite when an element is not.
+
+    Raises:
+        ValueError, TypeError: an array is not contiguous, or of another dtype.
     """
     return _core.grad_norm(as_list(grads))[0]
 
@@ -22,8 +25,15 @@ def grad_norm(grads):
 def clip_grad_norm_(grads, max_norm):
     """Multiplies the gradients in place by ``min(1, max_norm / (norm + 1e-6))``.
 
+    Args:
+        grads: as in :func:`grad_norm`; written.
+        max_norm: a finite number above 0.
+
     Returns:
         The norm before clipping. Gradients that are not finite are left as they are.
+
+    Raises:
+        ValueError, TypeError: an argument is wrong; nothing was written.
     """
     return _core.grad_norm(as_list(grads), _checks.number(max_norm, "max_norm"))[0]
 

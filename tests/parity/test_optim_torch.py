@@ -31,10 +31,11 @@ VARIANTS = [(name, o) for name in ("AdamW", "Adam") for o in ADAM] + [("SGD", o)
 SIZES = (8, 9, 10, 11, 12, 13, 14, 15, 4096, 40_003)
 
 
+pytestmark = pytest.mark.needs("fma")
+
+
 @pytest.fixture(autouse=True)
-def one_torch_thread(has_fma):
-    if not has_fma:
-        pytest.skip("the x86-64 baseline has no fused multiply-add, PyTorch's kernels use it")
+def one_torch_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield

@@ -23,10 +23,7 @@ dtypes = pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=st
 flat_or_list = pytest.mark.parametrize("as_list", (False, True), ids=("flat", "list"))
 
 
-@pytest.fixture(autouse=True)
-def needs_fma(has_fma):
-    if not has_fma:
-        pytest.skip("the x86-64 baseline has no fused multiply-add, PyTorch's kernels use it")
+pytestmark = pytest.mark.needs("fma")
 
 
 @pytest.fixture

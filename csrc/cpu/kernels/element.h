@@ -9,30 +9,37 @@ namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
 template <class T>
-struct Element {
+struct Element;
+
+// Two vectors, one behind the other; those that are stored must be results of arithmetic.
+template <class T, class A>
+struct ElementPairs {
+  static void load_pair(const T* p, Vector<A>& first, Vector<A>& second) {
+    first = Element<T>::load_lanes(p);
+    second = Element<T>::load_lanes(p + kLanesOf<A>);
+  }
+  static void load_in_any_order(const T* p, Vector<A>& first, Vector<A>& second) {
+    Element<T>::load_pair(p, first, second);
+  }
+  static void store_pair(T* p, Vector<A> first, Vector<A> second) {
+    Element<T>::store_lanes(p, first);
+    Element<T>::store_lanes(p + kLanesOf<A>, second);
+  }
+};
+
+template <class T>
+struct Element : ElementPairs<T, T> {
   using Accumulate = T;
   static T load(T x) { return x; }
   static T store(T x) { return x; }
   static Vector<T> load_lanes(const T* p) { return load_vector(p); }
   static void store_lanes(T* p, Vector<T> v) { store_vector(p, v); }
-  // Two vectors, one behind the other; those that are stored must be results of arithmetic.
-  static void load_pair(const T* p, Vector<T>& first, Vector<T>& second) {
-    first = load_vector(p);
-    second = load_vector(p + kLanesOf<T>);
-  }
-  static void load_in_any_order(const T* p, Vector<T>& first, Vector<T>& second) {
-    load_pair(p, first, second);
-  }
-  static void store_pair(T* p, Vector<T> first, Vector<T> second) {
-    store_vector(p, first);
-    store_vector(p + kLanesOf<T>, second);
-  }
 };
 
 // 16-bit types; Format converts bits in the lower half of 32 to f32 and back, rounding to nearest
 // even.
 template <class T, class Format>
-struct HalfElement {
+struct HalfElement : ElementPairs<T, float> {
   using Accumulate = float;
   using Half = Vector<std::uint16_t>;
 
@@ -46,17 +53,6 @@ struct HalfElement {
   static void store_lanes(T* p, Vector<float> v) {
     const Half half = narrow(Format::from_float(v));
     std::memcpy(p, &half, sizeof half);
-  }
-  static void load_pair(const T* p, Vector<float>& first, Vector<float>& second) {
-    first = load_lanes(p);
-    second = load_lanes(p + kLanesOf<float>);
-  }
-  static void load_in_any_order(const T* p, Vector<float>& first, Vector<float>& second) {
-    load_pair(p, first, second);
-  }
-  static void store_pair(T* p, Vector<float> first, Vector<float> second) {
-    store_lanes(p, first);
-    store_lanes(p + kLanesOf<float>, second);
   }
 };
 
