@@ -59,6 +59,8 @@ class Backend {
   virtual void copy_to_host(void* to, const void* from, std::size_t bytes) const = 0;
   virtual void fill_zero(void* data, std::size_t bytes) const = 0;
   virtual void synchronize() const = 0;
+  virtual void synchronize_device() const { synchronize(); }
+  virtual bool capturing() const { return false; }
 
   // A loss in three parts; see flatstep/loss.h. All but targets and weights is checked, and the
   // CPU's start_loss throws for those; a CUDA device notes the fault in the totals.
