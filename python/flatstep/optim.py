@@ -63,9 +63,9 @@ class _Moments(Optimizer):
 class AdamW(_Moments):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected.
 
-    On CUDA parameters, gradients and state are on one device, with the bits of the CPU's native
-    mode; each step runs on the current stream of the params' library, PyTorch or CuPy (otherwise
-    the legacy default stream), and does not wait for it.
+    On CUDA parameters, gradients and state are on one device, with the bits that the CPU has; only
+    float64 and ``mode="torch"`` are refused. Each step runs on the current stream of the params'
+    library, PyTorch or CuPy (otherwise the legacy default stream), and does not wait for it.
 
     Args:
         params: one array, or a list of arrays of one library on one device; updated in place.
