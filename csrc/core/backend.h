@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <vector>
 
 #include "core/tasks.h"
@@ -15,21 +16,33 @@
 
 namespace flatstep {
 
-struct TargetTotals {
-  std::int64_t n_valid = 0;
-  double weight = 0;
+// What a loss knows of its targets and weights.
+struct LossTask {
+  const IndexArray& targets;
+  std::int64_t classes;
+  DType weight_dtype;
+  const CrossEntropyOptions& options;
 };
 
-struct UpdateTask {
+// A step after its arguments were checked.
+struct StepCall {
   const OptimizerOptions& options;
   const StepOptions& step_options;
   const std::vector<Segment>& segments;
   const std::vector<void*>& grads;
   DType grad_dtype;
-  std::int64_t step;       // of this update, from 1
-  double grad_multiplier;  // clip_scale / grad_scale
 };
 
+// What an optimizer keeps on its device from step to step.
+class StepEngine {
+ public:
+  virtual ~StepEngine() = default;
+  virtual StepResult step(const StepCall& call) = 0;
+  virtual std::int64_t step_count() const = 0;
+  virtual void set_step_count(std::int64_t count) = 0;
+};
+
+// Calls on one device, in the order of its stream.
 class Backend {
  public:
   virtual ~Backend() = default;
@@ -37,22 +50,38 @@ class Backend {
   // Runs a body that makes several of the calls below, with the threads standing by in between.
   virtual void together(const std::function<void()>& body) const = 0;
 
-  // See flatstep/loss.h; all but targets and weights is checked.
-  virtual TargetTotals check_targets(const IndexArray& targets, std::int64_t classes,
-                                     DType weight_dtype,
-                                     const CrossEntropyOptions& options) const = 0;
+  // See flatstep/memory.h.
+  virtual void* allocate(std::size_t bytes) const = 0;
+  virtual void release(void* data) const = 0;
+  virtual void* allocate_status(std::size_t bytes) const = 0;
+  virtual void release_status(void* data) const = 0;
+  virtual void copy_to_device(void* to, const void* from, std::size_t bytes) const = 0;
+  virtual void copy_to_host(void* to, const void* from, std::size_t bytes) const = 0;
+  virtual void fill_zero(void* data, std::size_t bytes) const = 0;
+  virtual void synchronize() const = 0;
+
+  // A loss in three parts; see flatstep/loss.h. All but targets and weights is checked, and the
+  // CPU's start_loss throws for those; a CUDA device notes the fault in the totals.
+  virtual void start_loss(const LossTask& task, LossTotals* totals) const = 0;
+  // Adds the rows' losses to the totals.
+  virtual void cross_entropy(const CrossEntropyRows& rows, LossTotals* totals,
+                             void* workspace) const = 0;
+  // With a status, a CUDA device fills that and nothing is returned.
+  virtual CrossEntropyResult finish_loss(const LossTask& task, LossTotals* totals,
+                                         CrossEntropyStatus* status) const = 0;
   // With the present number of threads, or with so many.
   virtual std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows,
                                                     int threads = 0) const = 0;
-  virtual CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* workspace) const = 0;
 
   // Enough for products of at most these sizes.
   virtual std::size_t gemm_workspace_bytes(std::int64_t m, std::int64_t n,
                                            std::int64_t k) const = 0;
   virtual void gemm(const Gemm& call, void* workspace) const = 0;
+  // Whether 16-bit products have both factors, and may have their result, in that type; otherwise
+  // the first factor and the result are f32.
+  virtual bool half_products() const = 0;
   // out[j] = sum over rows of x[i, j], or added to out with accumulate.
-  virtual void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
-                          bool accumulate) const = 0;
+  virtual void column_sum(const ConstMatrix& x, float* out, bool accumulate) const = 0;
   // f32 to bf16 or f16, rounded to nearest even, or back.
   virtual void convert(const ConstMatrix& from, void* to, DType to_dtype,
                        std::int64_t to_row_stride) const = 0;
@@ -69,7 +98,11 @@ class Backend {
   // See flatstep/grad.h; all is checked.
   virtual void accumulate(const std::vector<void*>& totals, const std::vector<const void*>& src,
                           const AccumulateOptions& options, GradPartials& partials) const = 0;
-  virtual void update(const UpdateTask& task, const GradPartials& chunks) const = 0;
+  // The norm of partial sums that are on the device.
+  virtual double norm_of(const GradPartials& partials) const = 0;
+
+  virtual std::unique_ptr<StepEngine> step_engine(const OptimizerOptions& options,
+                                                  const std::vector<Segment>& segments) const = 0;
 
   virtual void dropout(const float* x, float* out, std::int64_t size, double p,
                        const DropoutKey& key, std::int64_t first) const = 0;
@@ -77,17 +110,19 @@ class Backend {
                             std::int64_t first) const = 0;
 };
 
+using BackendHandle = std::shared_ptr<const Backend>;
+
 namespace cpu {
-const Backend& backend();
+BackendHandle backend();
 }
 
 namespace cuda {
 // Throws RuntimeFailure with the reason when there is no such backend or device.
-const Backend& backend(const Device& device);
+BackendHandle backend(const Device& device);
 void describe(BuildInfo& info);
 }  // namespace cuda
 
 // The backend of a device.
-const Backend& backend_of(const Device& device);
+BackendHandle backend_of(const Device& device);
 
 }  // namespace flatstep

@@ -24,9 +24,10 @@ void convert(const void* from, DType from_dtype, void* to, DType to_dtype, std::
   constexpr std::int64_t kRow = 16384;
   const std::int64_t rows = size / kRow;
   const auto part = [&](std::int64_t first, std::int64_t count, std::int64_t width) {
-    backend_of(device).convert({static_cast<const char*>(from) + first * size_of(from_dtype),
-                                from_dtype, count, width, width},
-                               static_cast<char*>(to) + first * size_of(to_dtype), to_dtype, width);
+    backend_of(device)->convert({static_cast<const char*>(from) + first * size_of(from_dtype),
+                                 from_dtype, count, width, width},
+                                static_cast<char*>(to) + first * size_of(to_dtype), to_dtype,
+                                width);
   };
   part(0, rows, kRow);
   if (size > rows * kRow) part(rows * kRow, 1, size - rows * kRow);

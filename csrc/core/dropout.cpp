@@ -25,14 +25,14 @@ void dropout(const float* x, float* out, std::int64_t size, double p, const Drop
   if (x != out && overlap(x, bytes, out, bytes)) {
     fail("out", "a buffer that overlaps x", "x itself or memory of its own");
   }
-  backend_of(device).dropout(x, out, size, p, key, first);
+  backend_of(device)->dropout(x, out, size, p, key, first);
 }
 
 void dropout_mask(std::uint8_t* out, std::int64_t size, double p, const DropoutKey& key,
                   std::int64_t first, Device device) {
   check(size, p, key, first);
   if (size > 0 && out == nullptr) fail("out", "a null pointer", "a buffer");
-  backend_of(device).dropout_mask(out, size, p, key, first);
+  backend_of(device)->dropout_mask(out, size, p, key, first);
 }
 
 }  // namespace flatstep

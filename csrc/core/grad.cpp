@@ -13,11 +13,11 @@ namespace {
 // The norm, and where the first element is that is not finite.
 GradNorm finite_norm(const std::vector<const void*>& grads, DType dtype, GradPartials& partials,
                      const Device& device) {
-  const Backend& backend = backend_of(device);
+  const BackendHandle backend = backend_of(device);
   GradNorm norm;
-  norm.norm = backend.grad_norm(grads, dtype, partials);
+  norm.norm = backend->grad_norm(grads, dtype, partials);
   if (!std::isfinite(norm.norm)) {
-    const GradNorm beyond = backend.first_beyond(grads, dtype, partials, largest_of(dtype));
+    const GradNorm beyond = backend->first_beyond(grads, dtype, partials, largest_of(dtype));
     norm.nonfinite_segment = beyond.nonfinite_segment;
     norm.nonfinite_index = beyond.nonfinite_index;
   }
@@ -53,6 +53,7 @@ GradPartials::GradPartials(std::vector<std::int64_t> tensor_sizes)
 GradPartials::GradPartials(const Layout& layout) : GradPartials(sizes_of(layout)) {}
 
 double GradPartials::norm() const {
+  if (on_device) return backend_of(device)->norm_of(*this);
   double sum = 0;
   for (std::size_t first = 0; first < sums.size(); first += kGroup) {
     const std::size_t last = std::min(first + kGroup, sums.size());
@@ -82,7 +83,7 @@ GradNorm clip_grad_norm(const std::vector<void*>& grads, const std::vector<std::
   const GradNorm norm = finite_norm(inputs, dtype, partials, device);
   const double factor = clip_scale(norm.norm, max_norm);
   if (norm.nonfinite_segment < 0 && factor < 1) {
-    backend_of(device).scale(grads, dtype, partials, factor);
+    backend_of(device)->scale(grads, dtype, partials, factor);
   }
   return norm;
 }
@@ -107,7 +108,8 @@ GradPartials accumulate(const std::vector<void*>& totals, const std::vector<cons
   add_all(buffers, src, sizes, options.src_dtype, "src");
   buffers.require_disjoint();
   GradPartials partials(sizes);
-  backend_of(device).accumulate(totals, src, options, partials);
+  partials.device = device;
+  backend_of(device)->accumulate(totals, src, options, partials);
   return partials;
 }
 

@@ -16,9 +16,11 @@ struct Shape {
 
 // What one chunk of rows needs. The logits' buffer takes their gradient as well.
 struct Workspace {
+  LossTotals* totals;
   float* logits;       // [chunk, classes]
+  void* grad_logits;   // the same buffer, or with half_products() one of the type of hidden
   float* bias;         // [classes], unless it is f32 already
-  float* grad_hidden;  // [chunk, width], unless it is f32
+  float* grad_hidden;  // [chunk, width], unless a product can be written where it belongs
   void* gemm;
   void* loss;
   std::size_t bytes;
@@ -35,9 +37,13 @@ struct Workspace {
     rows.label_smoothing = options.label_smoothing;
     Arena arena(base);
     const bool narrow = shape.dtype != DType::f32;
+    const bool half = narrow && backend.half_products();
+    totals = arena.take<LossTotals>(1);
     logits = arena.take<float>(chunk * shape.classes);
+    grad_logits = half ? arena.take<char>(chunk * shape.classes * size_of(shape.dtype))
+                       : reinterpret_cast<char*>(logits);
     bias = narrow ? arena.take<float>(shape.classes) : nullptr;
-    grad_hidden = narrow ? arena.take<float>(chunk * shape.width) : nullptr;
+    grad_hidden = narrow && !half ? arena.take<float>(chunk * shape.width) : nullptr;
     // Logits, gradient of the hidden states, gradient of the weight.
     const std::size_t products =
         std::max({backend.gemm_workspace_bytes(chunk, shape.classes, shape.width),
@@ -124,14 +130,13 @@ struct LinearLoss {
   const IndexArray& targets;
   const CrossEntropyOptions& options;
   const LinearCrossEntropyOutputs& outputs;
-  double grad_scale;
 
   static const void* at(const ConstMatrix& matrix, std::int64_t row) {
     return static_cast<const char*>(matrix.data) + row * matrix.row_stride * size_of(matrix.dtype);
   }
   static float* row_of(float* array, std::int64_t row) { return array ? array + row : nullptr; }
 
-  CrossEntropySums chunk(const Workspace& space, std::int64_t first, std::int64_t count) const {
+  void chunk(const Workspace& space, std::int64_t first, std::int64_t count) const {
     const std::int64_t width = hidden.cols, classes = weight.rows;
     const DType dtype = hidden.dtype;
     const auto rows_at = [&](const void* array) {
@@ -144,22 +149,39 @@ struct LinearLoss {
     const IndexArray chunk_targets{
         static_cast<const char*>(targets.data) + first * size_of(targets.dtype), targets.dtype,
         count};
-    const CrossEntropySums sums = backend.cross_entropy(
-        {DType::f32, space.logits, count, classes, classes, chunk_targets, options.ignore_index,
-         options.class_weight, rows_at(options.token_weight), options.label_smoothing,
-         options.z_loss, options.softcap.value_or(0.0), grad_scale,
-         rows_at(options.grad_output_rows), row_of(outputs.loss, first), row_of(outputs.lse, first),
-         row_of(outputs.entropy, first), backward ? space.logits : nullptr, classes},
-        space.loss);
+    const DType grad_dtype = backend.half_products() ? dtype : DType::f32;
+    backend.cross_entropy({DType::f32,
+                           space.logits,
+                           count,
+                           classes,
+                           classes,
+                           chunk_targets,
+                           options.ignore_index,
+                           options.class_weight,
+                           rows_at(options.token_weight),
+                           options.label_smoothing,
+                           options.z_loss,
+                           options.softcap.value_or(0.0),
+                           options.grad_output,
+                           rows_at(options.grad_output_rows),
+                           row_of(outputs.loss, first),
+                           row_of(outputs.lse, first),
+                           row_of(outputs.entropy, first),
+                           backward ? space.grad_logits : nullptr,
+                           grad_dtype,
+                           classes,
+                           true},
+                          space.totals, space.loss);
     const bool add = outputs.accumulate || first > 0;
     if (outputs.grad_hidden != nullptr) {
       char* to = static_cast<char*>(outputs.grad_hidden) +
                  first * outputs.grad_hidden_row_stride * size_of(dtype);
-      const bool direct = dtype == DType::f32;
-      float* result = direct ? reinterpret_cast<float*>(to) : space.grad_hidden;
+      const bool direct = space.grad_hidden == nullptr;
+      void* result = direct ? static_cast<void*>(to) : space.grad_hidden;
       const std::int64_t stride = direct ? outputs.grad_hidden_row_stride : width;
-      backend.gemm({false, false, count, width, classes, space.logits, classes, weight.data,
-                    weight.row_stride, result, stride, false, nullptr, DType::f32, dtype},
+      backend.gemm({false, false, count, width, classes, space.grad_logits, classes, weight.data,
+                    weight.row_stride, result, stride, false, nullptr, grad_dtype, dtype,
+                    direct ? dtype : DType::f32},
                    space.gemm);
       if (!direct) {
         backend.convert({result, DType::f32, count, width, width}, to, dtype,
@@ -167,14 +189,15 @@ struct LinearLoss {
       }
     }
     if (outputs.grad_weight != nullptr) {
-      backend.gemm({true, false, classes, width, count, space.logits, classes, at(hidden, first),
-                    hidden.row_stride, outputs.grad_weight, width, add, nullptr, DType::f32, dtype},
-                   space.gemm);
+      backend.gemm(
+          {true, false, classes, width, count, space.grad_logits, classes, at(hidden, first),
+           hidden.row_stride, outputs.grad_weight, width, add, nullptr, grad_dtype, dtype},
+          space.gemm);
     }
     if (outputs.grad_bias != nullptr) {
-      backend.column_sum(space.logits, count, classes, outputs.grad_bias, add);
+      backend.column_sum({space.grad_logits, grad_dtype, count, classes, classes},
+                         outputs.grad_bias, add);
     }
-    return sums;
   }
 };
 
@@ -183,13 +206,13 @@ struct LinearLoss {
 std::size_t linear_cross_entropy_workspace_bytes(std::int64_t rows, std::int64_t width,
                                                  std::int64_t classes, DType dtype,
                                                  const CrossEntropyOptions& options,
-                                                 std::size_t max_bytes) {
+                                                 std::size_t max_bytes, Device device) {
   require(rows >= 0, "rows", rows, "a number >= 0");
   require(width >= 1, "width", width, "at least one");
   require(classes >= 1, "classes", classes, "at least one class");
-  const Backend& backend = cpu::backend();
+  const BackendHandle backend = backend_of(device);
   const Shape shape{rows, width, classes, dtype};
-  const Chunks chunks{backend, shape, options};
+  const Chunks chunks{*backend, shape, options};
   return chunks.bytes(chunks.rows(max_bytes), 0);
 }
 
@@ -226,6 +249,7 @@ CrossEntropyResult linear_cross_entropy(const ConstMatrix& hidden_in, const Cons
   }
   const std::size_t row_bytes = static_cast<std::size_t>(rows) * sizeof(float);
   const std::size_t class_bytes = static_cast<std::size_t>(classes) * sizeof(float);
+  const std::size_t weight_bytes = class_bytes * static_cast<std::size_t>(width);
   check_overlaps(
       {stretch_of("hidden", hidden),
        stretch_of("weight", weight),
@@ -239,37 +263,33 @@ CrossEntropyResult linear_cross_entropy(const ConstMatrix& hidden_in, const Cons
        {"entropy", outputs.entropy, row_bytes},
        stretch_of("grad_hidden",
                   {outputs.grad_hidden, dtype, rows, width, outputs.grad_hidden_row_stride}),
-       {"grad_weight", outputs.grad_weight, class_bytes * static_cast<std::size_t>(width)},
+       {"grad_weight", outputs.grad_weight, weight_bytes},
        {"grad_bias", outputs.grad_bias, class_bytes}});
 
-  const Backend& backend = backend_of(device);
+  const BackendHandle backend = backend_of(device);
+  const LossTask task{targets, classes, DType::f32, options};
   CrossEntropyResult result;
-  backend.together([&] {  // inside, the number of threads stays, and with it the workspace
+  backend->together([&] {  // inside, the number of threads stays, and with it the workspace
     const Shape shape{rows, width, classes, dtype};
-    const Chunks chunks{backend, shape, options};
+    const Chunks chunks{*backend, shape, options};
     require_workspace(workspace, workspace_bytes, chunks.bytes(1, 0));
     const std::int64_t step = chunks.rows(workspace_bytes - chunks.extra_bytes());
-    const Workspace space(backend, shape, step, options, 0, workspace);
-    const TargetTotals totals = backend.check_targets(targets, classes, DType::f32, options);
-    const LossScale scale = loss_scale(options, totals);
+    const Workspace space(*backend, shape, step, options, 0, workspace);
+    backend->start_loss(task, space.totals);
     const float* bias_f32 = static_cast<const float*>(bias);
     if (bias != nullptr && dtype != DType::f32) {
-      backend.convert({bias, dtype, 1, classes, classes}, space.bias, DType::f32, classes);
+      backend->convert({bias, dtype, 1, classes, classes}, space.bias, DType::f32, classes);
       bias_f32 = space.bias;
     }
-    const LinearLoss call{backend, hidden,  weight,  bias_f32,
-                          targets, options, outputs, options.grad_output * scale.factor};
-    CrossEntropySums sums;
+    const LinearLoss call{*backend, hidden, weight, bias_f32, targets, options, outputs};
     for (std::int64_t first = 0; first < rows; first += step) {
-      const CrossEntropySums part = call.chunk(space, first, std::min(step, rows - first));
-      sums.loss += part.loss;
-      sums.correct += part.correct;
+      call.chunk(space, first, std::min(step, rows - first));
     }
     if (rows == 0 && !outputs.accumulate) {
-      if (outputs.grad_weight) std::fill_n(outputs.grad_weight, classes * width, 0.0f);
-      if (outputs.grad_bias) std::fill_n(outputs.grad_bias, classes, 0.0f);
+      if (outputs.grad_weight != nullptr) backend->fill_zero(outputs.grad_weight, weight_bytes);
+      if (outputs.grad_bias != nullptr) backend->fill_zero(outputs.grad_bias, class_bytes);
     }
-    result = loss_result(options, totals, scale, sums);
+    result = backend->finish_loss(task, space.totals, outputs.status);
   });
   return result;
 }

@@ -1,7 +1,6 @@
 #include "flatstep/loss.h"
 
-#include <limits>
-
+#include "core/arena.h"
 #include "core/loss.h"
 
 namespace flatstep {
@@ -18,8 +17,7 @@ void check_row_output(const void* data, std::int64_t rows, DType dtype, const ch
 }
 
 CrossEntropyRows rows_of(const ConstMatrix& logits, const IndexArray& targets,
-                         const CrossEntropyOptions& options, const CrossEntropyOutputs& outputs,
-                         double grad_scale) {
+                         const CrossEntropyOptions& options, const CrossEntropyOutputs& outputs) {
   return {logits.dtype,
           logits.data,
           logits.rows,
@@ -32,14 +30,29 @@ CrossEntropyRows rows_of(const ConstMatrix& logits, const IndexArray& targets,
           options.label_smoothing,
           options.z_loss,
           options.softcap.value_or(0.0),
-          grad_scale,
+          options.grad_output,
           options.grad_output_rows,
           outputs.loss,
           outputs.lse,
           outputs.entropy,
           outputs.grad,
-          outputs.grad_row_stride};
+          logits.dtype,
+          outputs.grad_row_stride,
+          false};
 }
+
+struct Workspace {
+  LossTotals* totals;
+  void* rows;
+  std::size_t bytes;
+
+  Workspace(const Backend& backend, const CrossEntropyRows& call, void* base) {
+    Arena arena(base);
+    totals = arena.take<LossTotals>(1);
+    rows = arena.take<char>(static_cast<std::int64_t>(backend.cross_entropy_workspace_bytes(call)));
+    bytes = arena.used();
+  }
+};
 
 void check_outputs(const ConstMatrix& logits, const IndexArray& targets,
                    const CrossEntropyOptions& options, const CrossEntropyOutputs& outputs) {
@@ -121,36 +134,42 @@ void check_index_array(const IndexArray& targets, std::int64_t rows) {
   }
 }
 
-LossScale loss_scale(const CrossEntropyOptions& options, const TargetTotals& totals) {
-  if (options.reduction != Reduction::mean) return {1.0, false};
-  if (options.divisor) return {1.0 / *options.divisor, totals.n_valid == 0};
-  if (totals.weight < 0) {
-    fail("token_weight", "weights that sum to " + to_text(totals.weight),
-         "a sum >= 0 with reduction mean and no divisor");
+void throw_fault(const CrossEntropyStatus& status) {
+  const std::string where = to_text(status.where);
+  switch (status.fault) {
+    case LossFault::token_weight:
+      throw InvalidArgument("token_weight: row " + where + " holds " + to_text(status.value) +
+                            ", expected a finite number");
+    case LossFault::class_weight:
+      throw InvalidArgument("class_weight: element " + where + " holds " + to_text(status.value) +
+                            ", expected a finite number >= 0");
+    case LossFault::weight_sum:
+      fail("token_weight", "weights that sum to " + to_text(status.value),
+           "a sum >= 0 with reduction mean and no divisor");
+    default:
+      throw OutOfRange("targets: row " + where + " holds " + to_text(status.target) +
+                       ", expected a class from 0 to " + to_text(status.classes - 1) +
+                       " or ignore_index " + to_text(status.ignore_index));
   }
-  return totals.weight == 0 ? LossScale{0.0, true} : LossScale{1.0 / totals.weight, false};
 }
 
-CrossEntropyResult loss_result(const CrossEntropyOptions& options, const TargetTotals& totals,
-                               const LossScale& scale, const CrossEntropySums& sums) {
-  CrossEntropyResult result{sums.loss * scale.factor, totals.n_valid, sums.correct, totals.weight};
-  if (scale.empty) {
-    result.loss = options.on_empty == OnEmpty::nan ? std::numeric_limits<double>::quiet_NaN() : 0.0;
-  }
-  return result;
+CrossEntropyResult result_of(const CrossEntropyStatus& status) {
+  if (status.fault != LossFault::none) throw_fault(status);
+  return status.result;
 }
 
 std::size_t cross_entropy_workspace_bytes(std::int64_t rows, std::int64_t cols, DType dtype,
-                                          const CrossEntropyOptions& options) {
+                                          const CrossEntropyOptions& options, Device device) {
   require(rows >= 0, "rows", rows, "a number >= 0");
   require(cols >= 1, "logits", cols, "at least one class");
-  return cpu::backend().cross_entropy_workspace_bytes(
-      rows_of({nullptr, dtype, rows, cols, cols}, {}, options, {}, 1.0));
+  return Workspace(*backend_of(device),
+                   rows_of({nullptr, dtype, rows, cols, cols}, {}, options, {}), nullptr)
+      .bytes;
 }
 
 CrossEntropyResult cross_entropy(const ConstMatrix& logits_in, const IndexArray& targets,
                                  const CrossEntropyOptions& options,
-                                 const CrossEntropyOutputs& outputs_in, void* workspace,
+                                 const CrossEntropyOutputs& outputs_in, void* memory,
                                  std::size_t workspace_bytes, Device device) {
   ConstMatrix logits = logits_in;
   CrossEntropyOutputs outputs = outputs_in;
@@ -168,16 +187,16 @@ CrossEntropyResult cross_entropy(const ConstMatrix& logits_in, const IndexArray&
   check_index_array(targets, logits.rows);
   check_outputs(logits, targets, options, outputs);
 
-  const Backend& backend = backend_of(device);
+  const BackendHandle backend = backend_of(device);
+  const LossTask task{targets, logits.cols, accumulation_dtype(logits.dtype), options};
   CrossEntropyResult result;
-  backend.together([&] {  // inside, the number of threads stays, and with it the workspace
-    CrossEntropyRows rows = rows_of(logits, targets, options, outputs, 1.0);
-    require_workspace(workspace, workspace_bytes, backend.cross_entropy_workspace_bytes(rows));
-    const TargetTotals totals =
-        backend.check_targets(targets, logits.cols, accumulation_dtype(logits.dtype), options);
-    const LossScale scale = loss_scale(options, totals);
-    rows.grad_scale = options.grad_output * scale.factor;
-    result = loss_result(options, totals, scale, backend.cross_entropy(rows, workspace));
+  backend->together([&] {  // inside, the number of threads stays, and with it the workspace
+    const CrossEntropyRows rows = rows_of(logits, targets, options, outputs);
+    require_workspace(memory, workspace_bytes, Workspace(*backend, rows, nullptr).bytes);
+    const Workspace workspace(*backend, rows, memory);
+    backend->start_loss(task, workspace.totals);
+    backend->cross_entropy(rows, workspace.totals, workspace.rows);
+    result = backend->finish_loss(task, workspace.totals, outputs.status);
   });
   return result;
 }

@@ -24,13 +24,7 @@ void check_loss_options(const CrossEntropyOptions& options, std::int64_t rows, s
                         DType dtype, bool has_row_losses);
 void check_index_array(const IndexArray& targets, std::int64_t rows);
 
-// What the reduction multiplies the sum of the rows' losses with; `empty` where on_empty rules.
-struct LossScale {
-  double factor;
-  bool empty;
-};
-LossScale loss_scale(const CrossEntropyOptions& options, const TargetTotals& totals);
-CrossEntropyResult loss_result(const CrossEntropyOptions& options, const TargetTotals& totals,
-                               const LossScale& scale, const CrossEntropySums& sums);
+// Throws what the fault is.
+[[noreturn]] void throw_fault(const CrossEntropyStatus& status);
 
 }  // namespace flatstep

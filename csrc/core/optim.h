@@ -39,6 +39,12 @@ void check_segment(const OptimizerOptions& options, std::size_t index, Segment& 
 void check_grads(const std::vector<const void*>& grads, const std::vector<std::int64_t>& sizes,
                  DType dtype, const char* name);
 
+std::vector<std::int64_t> sizes_of(const std::vector<Segment>& segments);
+
+// Of a gradient that a step can take. Second moments are made of squares: one that overflows would
+// be infinite, and from the next step on not a number.
+double largest_gradient(const OptimizerOptions& options);
+
 // The largest finite magnitude of the type in which arithmetic on `dtype` is done.
 double largest_of(DType dtype);
 

@@ -35,7 +35,7 @@ BuildInfo build_info() {
   return info;
 }
 
-const Backend& backend_of(const Device& device) {
+BackendHandle backend_of(const Device& device) {
   return device.type == DeviceType::cuda ? cuda::backend(device) : cpu::backend();
 }
 

@@ -4,9 +4,23 @@
 #include <cstdint>
 
 #include "element/qualifier.h"
+#include "flatstep/loss.h"
 #include "flatstep/types.h"
 
 namespace flatstep {
+
+// What a loss keeps in the memory of its device from the first look at the targets to the result.
+struct LossTotals {
+  std::int64_t n_valid;
+  double weight;         // of the valid rows
+  double factor;         // what the reduction multiplies the sum of the rows' losses with
+  double loss;           // the sum over the rows so far
+  std::int64_t correct;  // rows so far whose target is the first of the largest logits
+  std::int32_t empty;    // on_empty rules
+  LossFault fault;       // with it, no row is computed
+  std::int64_t where, target;
+  double value;
+};
 
 // "Accumulation type" below: f64 for f64 logits, f32 for all others.
 struct CrossEntropyRows {
@@ -19,14 +33,16 @@ struct CrossEntropyRows {
   const void* class_weight;  // [classes] (accumulation type), or null
   const void* token_weight;  // per row (accumulation type), or null
   double label_smoothing, z_loss;
-  double softcap;           // 0 for none
-  double grad_scale;        // upstream gradient over the divisor, for every row
-  const void* grad_output;  // per row (accumulation type), or null
-  void* loss;               // per row (accumulation type), or null
-  void* lse;                // per row (accumulation type), or null
-  void* entropy;            // per row (accumulation type), or null
-  void* grad;               // logits type, or null
+  double softcap;                // 0 for none
+  double grad_output;            // upstream gradient for every row, before the reduction's factor
+  const void* grad_output_rows;  // per row (accumulation type), or null
+  void* loss;                    // per row (accumulation type), or null
+  void* lse;                     // per row (accumulation type), or null
+  void* entropy;                 // per row (accumulation type), or null
+  void* grad;                    // or null
+  DType grad_dtype;  // that of the logits, or 16 bits for f32 where half_products() holds
   std::int64_t grad_row_stride;
+  bool zero_at_fault;  // the gradient, where it would else be left as it is
 };
 
 // The functions here have internal linkage: the linker would otherwise keep one instruction set's
@@ -179,12 +195,13 @@ struct Gemm {
   std::int64_t lda;
   const void* b;
   std::int64_t ldb;
-  float* c;
+  void* c;
   std::int64_t ldc;
   bool accumulate;
   const float* bias;          // or null
   DType type_a = DType::f32;  // f32, bf16 or f16
   DType type_b = DType::f32;
+  DType type_c = DType::f32;  // or, where half_products() holds, 16 bits
 };
 
 }  // namespace flatstep

@@ -1,6 +1,10 @@
 // The CPU backend: splits each call into fixed tasks for the kernels of the chosen instruction set.
 #include "core/backend.h"
 
+#include <cstring>
+#include <new>
+
+#include "core/loss_totals.h"
 #include "core/tasks.h"
 #include "cpu/convert.h"
 #include "cpu/cross_entropy.h"
@@ -15,23 +19,39 @@ namespace flatstep::cpu {
 namespace {
 
 constexpr std::int64_t kColumnsPerTask = 1024;
+constexpr std::align_val_t kAlignment{64};
 
 class CpuBackend final : public Backend {
  public:
   void together(const std::function<void()>& body) const override { with_team(body); }
 
-  TargetTotals check_targets(const IndexArray& targets, std::int64_t classes, DType weight_dtype,
-                             const CrossEntropyOptions& options) const override {
-    return cpu::check_targets(targets, classes, weight_dtype, options);
+  void* allocate(std::size_t bytes) const override { return ::operator new(bytes, kAlignment); }
+  void release(void* data) const override { ::operator delete(data, kAlignment); }
+  void* allocate_status(std::size_t bytes) const override { return allocate(bytes); }
+  void release_status(void* data) const override { release(data); }
+  void copy_to_device(void* to, const void* from, std::size_t bytes) const override {
+    std::memcpy(to, from, bytes);
   }
+  void copy_to_host(void* to, const void* from, std::size_t bytes) const override {
+    std::memcpy(to, from, bytes);
+  }
+  void fill_zero(void* data, std::size_t bytes) const override { std::memset(data, 0, bytes); }
+  void synchronize() const override {}
 
+  void start_loss(const LossTask& task, LossTotals* totals) const override {
+    cpu::start_loss(task, totals);
+  }
+  void cross_entropy(const CrossEntropyRows& rows, LossTotals* totals,
+                     void* workspace) const override {
+    cpu::cross_entropy(rows, totals, workspace);
+  }
+  CrossEntropyResult finish_loss(const LossTask& task, LossTotals* totals,
+                                 CrossEntropyStatus*) const override {
+    return result_of(reduction_of(task.options), *totals);
+  }
   std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows,
                                             int threads) const override {
     return cpu::cross_entropy_workspace_bytes(rows, threads > 0 ? threads : worker_count());
-  }
-
-  CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* workspace) const override {
-    return cpu::cross_entropy(rows, workspace);
   }
 
   std::size_t gemm_workspace_bytes(std::int64_t m, std::int64_t n, std::int64_t k) const override {
@@ -42,10 +62,13 @@ class CpuBackend final : public Backend {
     cpu::gemm(call, static_cast<float*>(workspace));
   }
 
-  void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
-                  bool accumulate) const override {
-    parallel_ranges(columns, kColumnsPerTask, [&](std::int64_t begin, std::int64_t end) {
-      kernels().column_sum(x + begin, columns, rows, end - begin, out + begin, accumulate);
+  bool half_products() const override { return false; }
+
+  void column_sum(const ConstMatrix& x, float* out, bool accumulate) const override {
+    const auto* data = static_cast<const float*>(x.data);
+    parallel_ranges(x.cols, kColumnsPerTask, [&](std::int64_t begin, std::int64_t end) {
+      kernels().column_sum(data + begin, x.row_stride, x.rows, end - begin, out + begin,
+                           accumulate);
     });
   }
 
@@ -83,8 +106,11 @@ class CpuBackend final : public Backend {
     cpu::accumulate(totals, src, options, partials);
   }
 
-  void update(const UpdateTask& task, const GradPartials& chunks) const override {
-    cpu::update(task, chunks);
+  double norm_of(const GradPartials& partials) const override { return partials.norm(); }
+
+  std::unique_ptr<StepEngine> step_engine(const OptimizerOptions&,
+                                          const std::vector<Segment>& segments) const override {
+    return cpu::step_engine(segments);
   }
 
   void dropout(const float* x, float* out, std::int64_t size, double p, const DropoutKey& key,
@@ -106,9 +132,9 @@ class CpuBackend final : public Backend {
 
 }  // namespace
 
-const Backend& backend() {
+BackendHandle backend() {
   static const CpuBackend instance;
-  return instance;
+  return BackendHandle(BackendHandle(), &instance);  // owns nothing
 }
 
 }  // namespace flatstep::cpu

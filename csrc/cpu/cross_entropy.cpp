@@ -6,6 +6,8 @@
 
 #include "core/arena.h"
 #include "core/checks.h"
+#include "core/loss.h"
+#include "core/loss_totals.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
 
@@ -13,6 +15,11 @@ namespace flatstep::cpu {
 namespace {
 
 // ---- targets -----------------------------------------------------------------------------------
+
+struct TargetTotals {
+  std::int64_t n_valid = 0;
+  double weight = 0;
+};
 
 // Of [begin, end): totals, and the first row that is wrong, or end.
 template <class Index, class A>
@@ -48,9 +55,11 @@ void check_class_weight(const void* weights, std::int64_t classes) {
   }
   for (std::int64_t j = 0; !fine; ++j) {
     if (!(std::isfinite(weight[j]) && weight[j] >= 0)) {
-      throw InvalidArgument("class_weight: element " + std::to_string(j) + " holds " +
-                            to_text(static_cast<double>(weight[j])) +
-                            ", expected a finite number >= 0");
+      CrossEntropyStatus status;
+      status.fault = LossFault::class_weight;
+      status.where = j;
+      status.value = static_cast<double>(weight[j]);
+      throw_fault(status);
     }
   }
 }
@@ -161,12 +170,13 @@ void split_rows(const CrossEntropyRows& rows, const CrossEntropyKernels& kernel,
 
 }  // namespace
 
-TargetTotals check_targets(const IndexArray& targets, std::int64_t classes, DType weight_dtype,
-                           const CrossEntropyOptions& options) {
-  const bool wide = weight_dtype == DType::f64;
+void start_loss(const LossTask& task, LossTotals* totals) {
+  const IndexArray& targets = task.targets;
+  const CrossEntropyOptions& options = task.options;
+  const bool wide = task.weight_dtype == DType::f64;
   if (options.class_weight != nullptr) {
-    wide ? check_class_weight<double>(options.class_weight, classes)
-         : check_class_weight<float>(options.class_weight, classes);
+    wide ? check_class_weight<double>(options.class_weight, task.classes)
+         : check_class_weight<float>(options.class_weight, task.classes);
   }
   constexpr std::int64_t kParts = 64;  // a fixed number, so that sums are the same
   const std::int64_t stretch = std::max<std::int64_t>(1024, (targets.size + kParts - 1) / kParts);
@@ -176,35 +186,45 @@ TargetTotals check_targets(const IndexArray& targets, std::int64_t classes, DTyp
                          ? (wide ? total_of<std::int32_t, double> : total_of<std::int32_t, float>)
                          : (wide ? total_of<std::int64_t, double> : total_of<std::int64_t, float>);
   parallel_ranges(targets.size, stretch, [&](std::int64_t begin, std::int64_t end) {
-    parts[begin / stretch] = total(targets, classes, options, begin, end, wrong[begin / stretch]);
+    const std::int64_t part = begin / stretch;
+    parts[part] = total(targets, task.classes, options, begin, end, wrong[part]);
   });
 
-  TargetTotals totals;
+  CrossEntropyStatus status;
+  status.classes = task.classes;
+  status.ignore_index = options.ignore_index;
+  *totals = {};
   for (std::int64_t begin = 0; begin < targets.size; begin += stretch) {
     const std::int64_t part = begin / stretch, row = wrong[part];
     if (row < std::min(begin + stretch, targets.size)) {
-      const std::int64_t target = index_at(targets, row);
-      if (target >= 0 && target < classes) {
-        const double weight = wide ? static_cast<const double*>(options.token_weight)[row]
-                                   : static_cast<const float*>(options.token_weight)[row];
-        throw InvalidArgument("token_weight: row " + std::to_string(row) + " holds " +
-                              to_text(weight) + ", expected a finite number");
+      status.where = row;
+      status.target = index_at(targets, row);
+      status.fault = LossFault::target;
+      if (status.target >= 0 && status.target < task.classes) {
+        status.fault = LossFault::token_weight;
+        status.value = wide ? static_cast<const double*>(options.token_weight)[row]
+                            : static_cast<const float*>(options.token_weight)[row];
       }
-      throw OutOfRange("targets: row " + std::to_string(row) + " holds " + std::to_string(target) +
-                       ", expected a class from 0 to " + std::to_string(classes - 1) +
-                       " or ignore_index " + std::to_string(options.ignore_index));
+      throw_fault(status);
     }
-    totals.n_valid += parts[part].n_valid;
-    totals.weight += parts[part].weight;
+    totals->n_valid += parts[part].n_valid;
+    totals->weight += parts[part].weight;
   }
-  return totals;
+  set_factor(reduction_of(options), *totals);
+  if (totals->fault != LossFault::none) {
+    status.fault = totals->fault;
+    status.value = totals->weight;
+    throw_fault(status);
+  }
 }
 
 std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows, int threads) {
   return Workspace(rows, threads, nullptr).bytes;
 }
 
-CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* memory) {
+void cross_entropy(const CrossEntropyRows& call, LossTotals* totals, void* memory) {
+  CrossEntropyRows rows = call;
+  rows.grad_output = call.grad_output * totals->factor;
   const Workspace workspace(rows, worker_count(), memory);
   const CrossEntropyKernels& kernel = kernels_of(rows.dtype);
   if (workspace.weight_sums != nullptr) {
@@ -233,7 +253,8 @@ CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* memory) {
     sums.loss += workspace.partials[task].loss;
     sums.correct += workspace.partials[task].correct;
   }
-  return sums;
+  totals->loss += sums.loss;
+  totals->correct += sums.correct;
 }
 
 }  // namespace flatstep::cpu

@@ -5,9 +5,8 @@
 namespace flatstep::cpu {
 
 // See core/backend.h.
-TargetTotals check_targets(const IndexArray& targets, std::int64_t classes, DType weight_dtype,
-                           const CrossEntropyOptions& options);
+void start_loss(const LossTask& task, LossTotals* totals);
+void cross_entropy(const CrossEntropyRows& rows, LossTotals* totals, void* workspace);
 std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows, int threads);
-CrossEntropySums cross_entropy(const CrossEntropyRows& rows, void* workspace);
 
 }  // namespace flatstep::cpu

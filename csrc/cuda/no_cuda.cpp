@@ -4,7 +4,7 @@
 
 namespace flatstep::cuda {
 
-const Backend& backend(const Device&) {
+BackendHandle backend(const Device&) {
   throw RuntimeFailure(std::string("device: cuda is not available, ") + FLATSTEP_CUDA_WHY_NOT);
 }
 

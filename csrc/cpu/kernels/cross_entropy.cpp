@@ -165,7 +165,7 @@ CrossEntropySums finish(const CrossEntropyRows& rows, CrossEntropyGroup& group,
     const std::int64_t row = group.row[i];
     weights.token[i] = element(rows.token_weight, row);
     weights.target[i] = element(rows.class_weight, target_of(rows, row));
-    weights.upstream[i] = rows.grad_scale * element(rows.grad_output, row) * weights.token[i];
+    weights.upstream[i] = rows.grad_output * element(rows.grad_output_rows, row) * weights.token[i];
   }
   finish_group(rows, weights, group);
 

@@ -181,7 +181,7 @@ void edge_tile(const Gemm& gemm, std::int64_t row, std::int64_t column, std::int
   const std::int64_t rows = std::min<std::int64_t>(kRows, gemm.m - row);
   const std::int64_t columns = std::min<std::int64_t>(kColumns, gemm.n - column);
   for (std::int64_t i = 0; i < rows; ++i) {
-    float* c = gemm.c + (row + i) * gemm.ldc + column;
+    float* c = static_cast<float*>(gemm.c) + (row + i) * gemm.ldc + column;
     for (std::int64_t j = 0; j < columns; ++j) {
       float value = tile[i * kColumns + j];
       if (add) value += c[j];
@@ -201,8 +201,9 @@ void tile(const Gemm& gemm, std::int64_t row, std::int64_t rows, std::int64_t co
     for (std::int64_t i = 0; i < rows; i += kRows) {
       const float* a = packed_a + i * depth;
       if (row + i + kRows <= gemm.m && column + j + kColumns <= gemm.n) {
-        multiply_panels(depth, a, b, gemm.c + (row + i) * gemm.ldc + column + j, gemm.ldc, add,
-                        bias);
+        multiply_panels(depth, a, b,
+                        static_cast<float*>(gemm.c) + (row + i) * gemm.ldc + column + j, gemm.ldc,
+                        add, bias);
       } else {
         edge_tile(gemm, row + i, column + j, depth, a, b, add, bias);
       }

@@ -8,6 +8,7 @@
 #include "flatstep/grad.h"
 #include "flatstep/layout.h"
 #include "flatstep/loss.h"
+#include "flatstep/memory.h"
 #include "flatstep/optim.h"
 #include "flatstep/runtime.h"
 #include "flatstep/schedule.h"

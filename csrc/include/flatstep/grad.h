@@ -7,6 +7,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <vector>
 
 #include "flatstep/export.h"
@@ -34,14 +35,17 @@ struct GradPartials {
 
   std::vector<std::int64_t> sizes;        // of the tensors, in elements
   std::vector<std::int64_t> first_chunk;  // of each tensor, and the total at the end
-  std::vector<double> sums;               // one a chunk
+  std::vector<double> sums;               // one a chunk; empty where a CUDA device has them
+  std::shared_ptr<void> on_device;        // what that device keeps instead
+  Device device;                          // of the gradients
 
   // Where the sums of a tensor begin.
   std::size_t first_index(std::size_t tensor) const {
     return static_cast<std::size_t>(first_chunk[tensor]);
   }
   std::int64_t chunks() const { return first_chunk.empty() ? 0 : first_chunk.back(); }
-  // sqrt of the sum of all, in the order above.
+  // sqrt of the sum of all, in the order above. Where a CUDA device has the sums, this waits for
+  // them.
   FLATSTEP_API double norm() const;
 };
 

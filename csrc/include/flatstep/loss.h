@@ -39,6 +39,31 @@ struct CrossEntropyOptions {
   const void* grad_output_rows = nullptr;  // [rows], Reduction::none: by the loss of each row
 };
 
+struct CrossEntropyResult {
+  double loss = 0.0;           // the mean or the sum; the sum under Reduction::none
+  std::int64_t n_valid = 0;    // rows whose target is not ignore_index
+  std::int64_t n_correct = 0;  // of these, rows whose target is the first of the largest logits
+  double weight_sum = 0.0;     // of w_t u over the valid rows
+};
+
+// What only a look at the arrays tells, and a CUDA device therefore finds out by itself: a target
+// out of range, a weight that is not finite (or negative, for class_weight), a mean over weights
+// whose sum is negative.
+enum class LossFault : std::int32_t { none, target, token_weight, class_weight, weight_sum };
+
+// What a call on a CUDA device leaves behind, in the order of its stream.
+struct CrossEntropyStatus {
+  CrossEntropyResult result;
+  LossFault fault = LossFault::none;
+  std::int64_t where = 0;   // the row or class at fault
+  std::int64_t target = 0;  // its target
+  double value = 0.0;       // its weight, or the sum
+  std::int64_t classes = 0, ignore_index = 0;
+};
+
+// The result, once the stream has come that far. Throws what the same call on the CPU would throw.
+FLATSTEP_API CrossEntropyResult result_of(const CrossEntropyStatus& status);
+
 // Buffers to fill; each may be null. `loss`, `lse` and `entropy` hold one element a row, f64 for
 // f64 logits and f32 for all others, 0 for ignored rows. `grad` has the type of the logits; it may
 // be the logits buffer itself, and must not overlap it otherwise.
@@ -48,19 +73,16 @@ struct CrossEntropyOutputs {
   void* entropy = nullptr;           // [rows] of softmax(y), in nats
   void* grad = nullptr;              // [rows, cols]
   std::int64_t grad_row_stride = 0;  // 0 means cols
+  // On a CUDA device, memory that it can write (its own, or pinned): the call then returns at once,
+  // without a result, and can be captured in a graph. Without it the call waits for the result.
+  CrossEntropyStatus* status = nullptr;
 };
 
-struct CrossEntropyResult {
-  double loss = 0.0;           // the mean or the sum; the sum under Reduction::none
-  std::int64_t n_valid = 0;    // rows whose target is not ignore_index
-  std::int64_t n_correct = 0;  // of these, rows whose target is the first of the largest logits
-  double weight_sum = 0.0;     // of w_t u over the valid rows
-};
-
-// Bytes of workspace that cross_entropy needs with the present number of threads.
+// Bytes of workspace that cross_entropy needs, on the CPU with the present number of threads.
 FLATSTEP_API std::size_t cross_entropy_workspace_bytes(std::int64_t rows, std::int64_t cols,
                                                        DType dtype = DType::f32,
-                                                       const CrossEntropyOptions& options = {});
+                                                       const CrossEntropyOptions& options = {},
+                                                       Device device = {});
 
 // logits: [rows, cols], f32, f64, bf16 or f16. targets: [rows], i32 or i64.
 // Arithmetic is f32 for f32, bf16 and f16 logits (sums in f64), f64 for f64; one rounding to the
@@ -71,6 +93,8 @@ FLATSTEP_API std::size_t cross_entropy_workspace_bytes(std::int64_t rows, std::i
 // instead. Without fused multiply-add (the x86-64 baseline), half as much again. Throws OutOfRange
 // for a target outside [0, cols) that is not ignore_index, InvalidArgument for anything else that
 // is wrong, both before a byte is written.
+// On a CUDA device every array and the workspace are in its memory, the call runs in the order of
+// the device's stream, f64 is not supported, and a row's bits depend on nothing but the row.
 FLATSTEP_API CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,
                                               const CrossEntropyOptions& options,
                                               const CrossEntropyOutputs& outputs, void* workspace,
@@ -86,6 +110,7 @@ struct LinearCrossEntropyOutputs {
   float* grad_weight = nullptr;             // [classes, width]
   float* grad_bias = nullptr;               // [classes]
   bool accumulate = false;                  // add to grad_weight and grad_bias
+  CrossEntropyStatus* status = nullptr;     // as in CrossEntropyOutputs
 };
 
 // Bytes of workspace for linear_cross_entropy: what all rows at once would need, but no more than
@@ -94,14 +119,17 @@ struct LinearCrossEntropyOutputs {
 FLATSTEP_API std::size_t linear_cross_entropy_workspace_bytes(std::int64_t rows, std::int64_t width,
                                                               std::int64_t classes, DType dtype,
                                                               const CrossEntropyOptions& options,
-                                                              std::size_t max_bytes);
+                                                              std::size_t max_bytes,
+                                                              Device device = {});
 
 // cross_entropy of the logits hidden weight^T + bias, which never exist at once: the workspace
 // decides how many rows of them do.
 // hidden: [rows, width]; weight: [classes, width]; bias: [classes] or null; all f32, bf16 or f16
 // alike. Logits, their gradient and the sums over rows are f32. Results do not depend on the number
 // of threads; the gradients of weight and bias depend by their rounding on the max_bytes that the
-// workspace was sized for.
+// workspace was sized for. On a CUDA device the products are cuBLASLt's; those of 16-bit types take
+// the gradient of the logits rounded to that type, with sums in f32; and where a target or weight
+// is at fault, which shows too late to write nothing, the gradients of this call are zeros.
 FLATSTEP_API CrossEntropyResult linear_cross_entropy(const ConstMatrix& hidden,
                                                      const ConstMatrix& weight, const void* bias,
                                                      const IndexArray& targets,

@@ -81,6 +81,14 @@ struct Segment {
   void* bf16_copy = nullptr;
 };
 
+// What a step on a CUDA device leaves behind, in the order of its stream.
+struct StepStatus {
+  double grad_norm = 0.0, clip_scale = 1.0, lr = 0.0;
+  std::int64_t nonfinite_segment = -1, nonfinite_index = -1;
+  std::int64_t step_count = 0;  // after the step
+  std::int32_t skipped = 0, consecutive_skips = 0;
+};
+
 struct StepOptions {
   double lr = 1e-3;
   std::optional<double> max_norm;  // clip the global norm to this
@@ -90,6 +98,13 @@ struct StepOptions {
   std::optional<DType> grad_dtype;
   // Of these very gradients, from the one who wrote them last: saves the visit for the norm.
   const GradPartials* partials = nullptr;
+  // On a CUDA device. The stream of this step, if not that of the optimizer's device; a learning
+  // rate in the device's memory, which a captured graph reads anew, instead of lr; and where to put
+  // the result: memory that the device can write (its own, or pinned). With a status the call
+  // returns at once and can be captured; without one it waits for the result.
+  std::optional<std::uintptr_t> stream;
+  const double* device_lr = nullptr;
+  StepStatus* status = nullptr;
 };
 
 struct StepResult {
@@ -98,6 +113,7 @@ struct StepResult {
   bool skipped = false;     // a gradient was, or became, too large: nothing was changed
   std::int64_t nonfinite_segment = -1;
   std::int64_t nonfinite_index = -1;  // within that segment
+  int consecutive_skips = 0;          // this one included
 };
 
 class FLATSTEP_API Optimizer {
@@ -115,8 +131,11 @@ class FLATSTEP_API Optimizer {
   // Throws InvalidArgument for bad options or buffers, RuntimeFailure when another thread is inside
   // step() or after max_consecutive_skips.
   StepResult step(const std::vector<void*>& grads, const StepOptions& options);
+  // Of a step with a status, once the stream has come that far; throws as step() does.
+  StepResult result_of(const StepStatus& status) const;
 
-  std::int64_t step_count() const { return step_count_; }
+  // On a CUDA device these wait for the steps before.
+  std::int64_t step_count() const;
   void set_step_count(std::int64_t count);
   // Of the segments that have none of their own, from the next step on.
   void set_weight_decay(double weight_decay);
@@ -124,16 +143,12 @@ class FLATSTEP_API Optimizer {
 
  private:
   struct Plan;
-  StepResult checked_step(const std::vector<const void*>& inputs, const std::vector<void*>& grads,
-                          DType grad_dtype, const StepOptions& step_options);
-  StepResult skip(StepResult result, const GradNorm& beyond);
+  StepResult checked(StepResult result) const;
 
   OptimizerOptions options_;
   std::vector<Segment> segments_;
   Device device_;
   std::unique_ptr<Plan> plan_;
-  std::int64_t step_count_ = 0;
-  int consecutive_skips_ = 0;
   std::atomic_flag busy_ = ATOMIC_FLAG_INIT;
 };
 

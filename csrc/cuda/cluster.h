@@ -1,0 +1,90 @@
+// Blocks of a cluster (sm_90): neighbours in blockIdx.x that run at the same time and read each
+// other's shared memory. Elsewhere, and in a launch without clusters, a block is a cluster of one.
+#pragma once
+
+#include "cuda/device.h"
+
+namespace flatstep::cuda {
+
+#if defined(FLATSTEP_CUDA_EMULATED)
+
+inline int cluster_rank() { return emulator::cluster_rank(); }
+inline int cluster_size() { return emulator::cluster_size(); }
+inline void cluster_sync(emulator::Site site = {__builtin_FILE(), __builtin_LINE()}) {
+  emulator::cluster_barrier(site);
+}
+
+template <class T>
+T cluster_read(const T& mine, int rank,
+               emulator::Site site = {__builtin_FILE(), __builtin_LINE()}) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "one or two words");
+  return *static_cast<const T*>(emulator::cluster_address(&mine, sizeof(T), rank, site));
+}
+
+#else
+
+// The place of this block in its cluster, from 0.
+__device__ __forceinline__ int cluster_rank() {
+#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  unsigned rank;
+  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+  return static_cast<int>(rank);
+#  else
+  return 0;
+#  endif
+}
+
+// The number of blocks in the cluster.
+__device__ __forceinline__ int cluster_size() {
+#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  unsigned size;
+  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
+  return static_cast<int>(size);
+#  else
+  return 1;
+#  endif
+}
+
+// A barrier of all threads of the cluster; what they wrote before to shared memory can be read
+// after it. Also the last thing before a block ends whose memory others have read.
+__device__ __forceinline__ void cluster_sync() {
+#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if (cluster_size() > 1) {
+    asm volatile(
+        "barrier.cluster.arrive.release;\n\t"
+        "barrier.cluster.wait.acquire;" ::
+            : "memory");
+    return;
+  }
+#  endif
+  __syncthreads();
+}
+
+// The variable that lies where `mine` does, in shared memory of the cluster's block `rank`.
+template <class T>
+__device__ __forceinline__ T cluster_read(const T& mine, int rank) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8, "one or two words");
+#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  const auto address = static_cast<std::uint32_t>(__cvta_generic_to_shared(&mine));
+  std::uint32_t remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+  T value;
+  if constexpr (sizeof(T) == 4) {
+    std::uint32_t word;
+    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(word) : "r"(remote) : "memory");
+    memcpy(&value, &word, sizeof value);
+  } else {
+    std::uint64_t word;
+    asm volatile("ld.shared::cluster.u64 %0, [%1];" : "=l"(word) : "r"(remote) : "memory");
+    memcpy(&value, &word, sizeof value);
+  }
+  return value;
+#  else
+  static_cast<void>(rank);
+  return mine;
+#  endif
+}
+
+#endif
+
+}  // namespace flatstep::cuda
