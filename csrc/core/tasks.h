@@ -125,6 +125,14 @@ struct Divisor {
   T value, reciprocal, rest;
 };
 
+// Tensors that are updated alike: what the scalars of a step are made of, whatever the step.
+struct UpdateGroup {
+  double lr_scale, weight_decay;
+  double beta1, beta2, eps;
+  double momentum, dampening;
+  bool nesterov, maximize;
+};
+
 // What the update of one run of elements needs; T is the type of the parameters.
 template <class T>
 struct UpdateScalars {
