@@ -1,7 +1,6 @@
 // Philox4x32-10 over blocks of four indices; the counter is laid out in flatstep/dropout.h.
 #include <algorithm>
 
-#include "cpu/kernels/math.h"
 #include "cpu/kernels/philox_lanes.h"
 #include "cpu/kernels/tables.h"
 
