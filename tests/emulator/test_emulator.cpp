@@ -2,6 +2,7 @@
 // the demonstration kernels rightly in every order.
 #include <cmath>
 #include <cstring>
+#include <thread>
 #include <vector>
 
 #include "check.h"
@@ -106,6 +107,51 @@ void test_scale() {
   for (std::uint16_t each : f16.read()) CHECK(each == 0x4202);  // 3 + 2^-8
 }
 
+// Blocks and clusters of every size; what each thread gets tells whether all were there.
+__global__ void count_threads(unsigned* counts) {
+  struct Shared {
+    unsigned of_warp[32];
+    unsigned of_block;
+  };
+  auto& shared = shared_memory<Shared>();
+  const unsigned threads = block_sum(1u, shared.of_warp);
+  if (threadIdx.x + 1 == blockDim.x) shared.of_block = threads;
+  cluster_sync();
+  unsigned all = 0;
+  for (int rank = 0; rank < cluster_size(); ++rank) all += cluster_read(shared.of_block, rank);
+  cluster_sync();
+  counts[blockIdx.x * blockDim.x + threadIdx.x] = all;
+}
+
+void test_sizes() {
+  for (unsigned block : {32u, 64u, 96u, 512u, 1024u}) {
+    for (unsigned cluster : {1u, 3u, 16u}) {
+      if (block * cluster > 16 * 512) continue;
+      const DeviceArray<unsigned> counts(std::size_t{2 * cluster * block});
+      launch(count_threads, {2 * cluster, block, 33 * sizeof(unsigned), cluster}, nullptr,
+             counts.data());
+      for (unsigned each : counts.read()) CHECK(each == block * cluster);
+    }
+  }
+}
+
+// Several threads of the host launch at once.
+void test_host_threads() {
+  const DeviceArray<float> x(ramp(4 * 300)), sums(std::size_t{4});
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      for (int repeat = 0; repeat < 20; ++repeat) {
+        demo::row_sums(x.data() + 300 * i, 1, 300, sums.data() + i, cudaStreamPerThread);
+      }
+    });
+  }
+  for (std::thread& each : threads) each.join();
+  const DeviceArray<float> expected(std::size_t{4});
+  demo::row_sums(x.data(), 4, 300, expected.data(), nullptr);
+  CHECK(sums.read() == expected.read());
+}
+
 }  // namespace
 
 int main(int argc, char** argv) try {
@@ -121,6 +167,11 @@ int main(int argc, char** argv) try {
     test_scale();
     test_faults();
   });
+  for (const auto order : {emulator::Order::forward, emulator::Order::random}) {
+    emulator::set_order(order, 3);
+    test_sizes();
+    test_host_threads();
+  }
   test_races();
   CHECK(emulator::live_allocations() == 0);
   return report();
