@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,6 +29,8 @@ HAS = {
     "long double": np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant,
     "fork": hasattr(os, "fork"),
     "mkfifo": hasattr(os, "mkfifo"),
+    "cmake": shutil.which("cmake") is not None,
+    "nvcc": shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists(),
 }
 
 

@@ -37,3 +37,21 @@ function(flatstep_nvcc_settings target)
   # The runtime inside is this library's own: other libraries in the process have theirs.
   target_link_options(${target} PRIVATE -Wl,--exclude-libs,libcudart_static.a:libcudadevrt.a)
 endfunction()
+
+# Kernels as C++, run by the emulator of the tests, which also stands in for CUDA's runtime and for
+# cuBLAS.
+function(flatstep_emulated_cuda target)
+  set(emulator ${PROJECT_SOURCE_DIR}/tests/emulator)
+  include(${emulator}/sources.cmake)
+  list(TRANSFORM FLATSTEP_EMULATOR_SOURCES PREPEND ${emulator}/)
+  set(gemm ${emulator}/gemm.cpp)
+  target_sources(${target} PRIVATE ${FLATSTEP_EMULATOR_SOURCES} ${gemm})
+  set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX)
+  set_source_files_properties(
+    ${ARGN} ${gemm} PROPERTIES COMPILE_OPTIONS
+    "-x;c++;-fno-strict-aliasing;-ffp-contract=off;-Wno-unknown-pragmas")
+  target_compile_definitions(${target} PRIVATE FLATSTEP_CUDA_EMULATED)
+  target_include_directories(${target} BEFORE PRIVATE ${emulator})
+  find_package(Threads REQUIRED)
+  target_link_libraries(${target} PRIVATE Threads::Threads)
+endfunction()
