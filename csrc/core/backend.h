@@ -60,6 +60,8 @@ class Backend {
   virtual void fill_zero(void* data, std::size_t bytes) const = 0;
   virtual void synchronize() const = 0;
 
+  // Bytes where the totals are: they come first, with whatever the device keeps beside them.
+  virtual std::size_t loss_totals_bytes() const = 0;
   // A loss in three parts; see flatstep/loss.h. All but targets and weights is checked, and the
   // CPU's start_loss throws for those; a CUDA device notes the fault in the totals.
   virtual void start_loss(const LossTask& task, LossTotals* totals) const = 0;

@@ -6,6 +6,7 @@
 #include "core/backend.h"
 #include "core/checks.h"
 #include "core/optim.h"
+#include "core/step_scale.h"
 
 namespace flatstep {
 namespace {

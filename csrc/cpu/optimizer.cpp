@@ -4,6 +4,7 @@
 
 #include <cstring>
 
+#include "core/optim.h"
 #include "cpu/chunks.h"
 #include "cpu/convert.h"
 
@@ -16,15 +17,6 @@ namespace {
 // Elements that go through the buffers at a time.
 constexpr std::int64_t kStretch = 1024;
 static_assert(kStretch % kStateBlock == 0 && kStateBlock == kRoundingBlock);
-
-UpdateGroup group_of(const OptimizerOptions& options, const Segment& segment) {
-  const Betas betas = segment.betas.value_or(Betas{options.beta1, options.beta2});
-  return {segment.lr_scale,  segment.weight_decay.value_or(options.weight_decay),
-          betas.beta1,       betas.beta2,
-          options.eps,       options.momentum,
-          options.dampening, options.nesterov,
-          options.maximize};
-}
 
 bool same_group(const Segment& a, const Segment& b) {
   const bool same_betas =
@@ -41,7 +33,7 @@ std::vector<UpdateScalars<T>> all_scalars(const UpdateTask& task) {
   for (std::size_t i = 0; i < task.segments.size(); ++i) {
     const bool known = i > 0 && same_group(task.segments[i - 1], task.segments[i]);
     all.push_back(known ? all.back()
-                        : scalars_of<T>(group_of(task.options, task.segments[i]),
+                        : scalars_of<T>(update_group(task.options, task.segments[i]),
                                         task.step_options.lr, task.step, task.grad_multiplier));
   }
   return all;

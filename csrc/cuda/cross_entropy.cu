@@ -100,9 +100,8 @@ void launch_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowLoss
   const auto cluster = static_cast<unsigned>(shape.cluster);
   const auto grid = static_cast<unsigned>(std::min(rows.rows, kMostRows)) * cluster;
   const bool smooth = rows.label_smoothing > 0;
-  const auto kernel = shape.pairs == 8
-                          ? (smooth ? rows_kernel<true, 8> : rows_kernel<false, 8>)
-                          : (smooth ? rows_kernel<true, 32> : rows_kernel<false, 32>);
+  const auto kernel = shape.pairs == 8 ? (smooth ? rows_kernel<true, 8> : rows_kernel<false, 8>)
+                                       : (smooth ? rows_kernel<true, 32> : rows_kernel<false, 32>);
   launch(kernel, {grid, kThreads, sizeof(RowMemory), cluster}, stream, rows, totals, row_losses);
 }
 

@@ -39,8 +39,7 @@ struct TargetPart {
   double weight;
   std::int64_t wrong_row, wrong_class;  // the first, or INT64_MAX
 };
-void launch_start(const LossTask& task, TargetPart* parts, LossTotals* totals,
-                  cudaStream_t stream);
+void launch_start(const LossTask& task, TargetPart* parts, LossTotals* totals, cudaStream_t stream);
 // Adds the rows' losses to the totals.
 void launch_row_sums(const RowLoss* row_losses, std::int64_t rows, LossTotals* totals,
                      cudaStream_t stream);

@@ -19,8 +19,7 @@ __device__ __forceinline__ Capped capped_at(float x, double softcap, double top)
   result.masked = x == -kInfinite<float>;
   const double y = cap(static_cast<double>(x), softcap, result.slope);
   result.below = result.masked ? 0.0 : y - top;
-  result.e =
-      result.masked ? 0.0 : scaled_exp(result.below, -708.0, std::uint64_t{1023});
+  result.e = result.masked ? 0.0 : scaled_exp(result.below, -708.0, std::uint64_t{1023});
   return result;
 }
 

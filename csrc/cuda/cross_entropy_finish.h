@@ -32,7 +32,8 @@ __device__ __forceinline__ void store_rows(const CrossEntropyRows& rows, std::in
 }
 
 // Two stretches of a row as one.
-__device__ __noinline__ CrossEntropyBlock merged(const CrossEntropyBlock& a, const CrossEntropyBlock& b) {
+__device__ __noinline__ CrossEntropyBlock merged(const CrossEntropyBlock& a,
+                                                 const CrossEntropyBlock& b) {
   RowSums<double> row = empty_row(b.maximum > a.maximum ? b : a);
   add_block(a, row);
   add_block(b, row);
@@ -64,8 +65,8 @@ struct FinishedRow {
 // `top` is the exponential of the largest logit in the row's unit. Not inlined: its many registers
 // would be taken from those that hold the row.
 __device__ __noinline__ FinishedRow finish(const CrossEntropyRows& rows, const LossTotals& totals,
-                                     const Row& row, const CrossEntropyBlock& block, float top,
-                                     bool store) {
+                                           const Row& row, const CrossEntropyBlock& block,
+                                           float top, bool store) {
   RowSums<double> sums = empty_row(block);
   add_block(block, sums);
   if (rows.label_smoothing == 0) {

@@ -105,10 +105,10 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     if (!own.has(r)) continue;
-    const GradientFactors factors{
-        __shfl_sync(kAllLanes, own_factors.factor, r), __shfl_sync(kAllLanes, own_factors.spread, r),
-        __shfl_sync(kAllLanes, own_factors.constant, r),
-        __shfl_sync(kAllLanes, own_factors.is_constant ? 1 : 0, r) != 0};
+    const GradientFactors factors{__shfl_sync(kAllLanes, own_factors.factor, r),
+                                  __shfl_sync(kAllLanes, own_factors.spread, r),
+                                  __shfl_sync(kAllLanes, own_factors.constant, r),
+                                  __shfl_sync(kAllLanes, own_factors.is_constant ? 1 : 0, r) != 0};
     gradient_slice<kSmooth>(x[r], factors, weights, pairs);
     void* gradient = gradient_of(rows, first + r);
     store_slice(gradient, rows.grad_dtype, classes, pairs, x[r]);

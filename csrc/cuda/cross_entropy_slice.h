@@ -73,15 +73,15 @@ __device__ __forceinline__ void for_each_pair(const Pairs<kStride, kPairs>& pair
 // Where there is no class there is -inf, as if masked.
 template <class T, int kStride, int kPairs>
 __device__ __forceinline__ void load_slice(const T* row, int classes,
-                                           const Pairs<kStride, kPairs>& pairs,
-                                           float* x) {
+                                           const Pairs<kStride, kPairs>& pairs, float* x) {
   constexpr float kNothing = -kInfinite<float>;
   const T* from = row + pairs.first;
   if (in_pairs(row, classes)) {
     for_each_pair(pairs, [&](int k) {
       x[2 * k] = x[2 * k + 1] = kNothing;
       if (pairs.has(k)) {
-        const auto* word = reinterpret_cast<const typename PairOf<T>::Word*>(from + pairs.offset(k));
+        const auto* word =
+            reinterpret_cast<const typename PairOf<T>::Word*>(from + pairs.offset(k));
         PairOf<T>::split(*word, x[2 * k], x[2 * k + 1]);
       }
     });
@@ -95,8 +95,7 @@ __device__ __forceinline__ void load_slice(const T* row, int classes,
 
 template <class T, int kStride, int kPairs>
 __device__ __forceinline__ void store_slice(T* row, int classes,
-                                            const Pairs<kStride, kPairs>& pairs,
-                                            const float* x) {
+                                            const Pairs<kStride, kPairs>& pairs, const float* x) {
   T* to = row + pairs.first;
   if (in_pairs(row, classes)) {
     for_each_pair(pairs, [&](int k) {
@@ -127,8 +126,7 @@ __device__ __forceinline__ void with_type(DType dtype, const Body& body) {
 
 template <int kStride, int kPairs>
 __device__ __forceinline__ void load_slice(const void* row, DType dtype, int classes,
-                                           const Pairs<kStride, kPairs>& pairs,
-                                           float* x) {
+                                           const Pairs<kStride, kPairs>& pairs, float* x) {
   with_type(dtype, [&](auto* type) {
     load_slice(static_cast<const std::remove_pointer_t<decltype(type)>*>(row), classes, pairs, x);
   });
@@ -136,16 +134,16 @@ __device__ __forceinline__ void load_slice(const void* row, DType dtype, int cla
 
 template <int kStride, int kPairs>
 __device__ __forceinline__ void store_slice(void* row, DType dtype, int classes,
-                                            const Pairs<kStride, kPairs>& pairs,
-                                            const float* x) {
+                                            const Pairs<kStride, kPairs>& pairs, const float* x) {
   with_type(dtype,
             [&](auto* type) { store_slice(static_cast<decltype(type)>(row), classes, pairs, x); });
 }
 
 __device__ __forceinline__ float load_element(const void* row, DType dtype, std::int64_t j) {
   float value = 0;
-  with_type(dtype, [&](auto* type) { value = to_float(static_cast<decltype(type)>(
-                                         const_cast<void*>(row))[j]); });
+  with_type(dtype, [&](auto* type) {
+    value = to_float(static_cast<decltype(type)>(const_cast<void*>(row))[j]);
+  });
   return value;
 }
 
@@ -217,8 +215,7 @@ __device__ __forceinline__ float top_of(float maximum) {
 // Puts the exponentials in the logits' place and adds them up. When smoothing, a masked class keeps
 // -1, which tells it from one that underflowed.
 template <bool kSmooth, int kStride, int kPairs>
-__device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in,
-                                              const float* weights,
+__device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, const float* weights,
                                               const Pairs<kStride, kPairs>& pairs) {
   constexpr float kMasked = -kInfinite<float>;
   if (in.shift != 0) {
@@ -288,8 +285,7 @@ struct GradientFactors {
 
 // From exponentials to the gradient, where they are.
 template <bool kSmooth, int kStride, int kPairs>
-__device__ __forceinline__ void gradient_slice(float* x,
-                                               const GradientFactors& gradient,
+__device__ __forceinline__ void gradient_slice(float* x, const GradientFactors& gradient,
                                                const float* weights,
                                                const Pairs<kStride, kPairs>& pairs) {
   if (gradient.is_constant) {

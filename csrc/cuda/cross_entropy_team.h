@@ -33,9 +33,9 @@ __device__ __forceinline__ float cluster_maximum(float value, RowMemory& memory)
 }
 
 __device__ __forceinline__ PartSums read_sums(const PartSums& mine, int rank) {
-  return {cluster_read(mine.rest, rank),    cluster_read(mine.weighted, rank),
-          cluster_read(mine.logits, rank),  cluster_read(mine.allowed, rank),
-          cluster_read(mine.tops, rank),    cluster_read(mine.unmasked, rank)};
+  return {cluster_read(mine.rest, rank),   cluster_read(mine.weighted, rank),
+          cluster_read(mine.logits, rank), cluster_read(mine.allowed, rank),
+          cluster_read(mine.tops, rank),   cluster_read(mine.unmasked, rank)};
 }
 
 // The sums over the cluster, for the first thread of each block.
@@ -60,7 +60,7 @@ __device__ __forceinline__ PartSums cluster_sum(const PartSums& part, RowMemory&
 // Whether none of the row's classes before the target has the target's logit. A rare question: the
 // row is read again, before any of it is overwritten.
 __device__ __noinline__ bool is_first_of_largest(const CrossEntropyRows& rows, const Row& row,
-                                    RowMemory& memory) {
+                                                 RowMemory& memory) {
   const void* logits = logits_of(rows, row.index);
   int ties = 0;
   const std::int64_t stride = static_cast<std::int64_t>(blockDim.x) * cluster_size();
@@ -71,7 +71,8 @@ __device__ __noinline__ bool is_first_of_largest(const CrossEntropyRows& rows, c
   if (threadIdx.x == 0) memory.ties = 0;
   __syncthreads();
   ties = warp_sum(ties);
-  if (lane() == 0) atomicAdd(reinterpret_cast<unsigned*>(&memory.ties), static_cast<unsigned>(ties));
+  if (lane() == 0)
+    atomicAdd(reinterpret_cast<unsigned*>(&memory.ties), static_cast<unsigned>(ties));
   cluster_sync();
   ties = 0;
   for (int rank = 0; rank < cluster_size(); ++rank) ties += cluster_read(memory.ties, rank);
@@ -90,7 +91,8 @@ __device__ __forceinline__ void clear_gradient(const CrossEntropyRows& rows, std
   }
 }
 
-// The loss of a finished row, for the totals. Every thread calls this before the gradient is written.
+// The loss of a finished row, for the totals. Every thread calls this before the gradient is
+// written.
 __device__ __forceinline__ void store_row_loss(const CrossEntropyRows& rows, const Row& row,
                                                RowLoss* row_losses, RowMemory& memory) {
   bool correct = memory.row.correct != 0;
