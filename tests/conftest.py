@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,6 +34,8 @@ HAS = {
     "fork": hasattr(os, "fork"),
     "mkfifo": hasattr(os, "mkfifo"),
     "no cuda": not CUDA,
+    "cmake": shutil.which("cmake") is not None,
+    "nvcc": shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists(),
 }
 
 

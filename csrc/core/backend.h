@@ -62,6 +62,8 @@ class Backend {
   virtual void synchronize_device() const { synchronize(); }
   virtual bool capturing() const { return false; }
 
+  // Bytes where the totals are: they come first, with whatever the device keeps beside them.
+  virtual std::size_t loss_totals_bytes() const = 0;
   // A loss in three parts; see flatstep/loss.h. All but targets and weights is checked, and the
   // CPU's start_loss throws for those; a CUDA device notes the fault in the totals.
   virtual void start_loss(const LossTask& task, LossTotals* totals) const = 0;

@@ -1,10 +1,12 @@
 #include "flatstep/grad.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "core/backend.h"
 #include "core/checks.h"
 #include "core/optim.h"
+#include "core/step_scale.h"
 
 namespace flatstep {
 namespace {
@@ -54,7 +56,12 @@ GradPartials::GradPartials(const Layout& layout) : GradPartials(sizes_of(layout)
 double GradPartials::norm() const {
   if (on_device) return backend_of(device)->norm_of(*this);
   double sum = 0;
-  for (const double partial : sums) sum += partial;
+  for (std::size_t first = 0; first < sums.size(); first += kGroup) {
+    const std::size_t last = std::min(first + kGroup, sums.size());
+    double group = 0;
+    for (std::size_t chunk = first; chunk < last; ++chunk) group += sums[chunk];
+    sum += group;
+  }
   return std::sqrt(sum);
 }
 

@@ -38,7 +38,7 @@ struct Workspace {
     Arena arena(base);
     const bool narrow = shape.dtype != DType::f32;
     const bool half = narrow && backend.half_products();
-    totals = arena.take<LossTotals>(1);
+    totals = totals_at(arena.take<char>(static_cast<std::int64_t>(backend.loss_totals_bytes())));
     logits = arena.take<float>(chunk * shape.classes);
     grad_logits = half ? arena.take<char>(chunk * shape.classes * size_of(shape.dtype))
                        : reinterpret_cast<char*>(logits);

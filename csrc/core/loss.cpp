@@ -48,7 +48,7 @@ struct Workspace {
 
   Workspace(const Backend& backend, const CrossEntropyRows& call, void* base) {
     Arena arena(base);
-    totals = arena.take<LossTotals>(1);
+    totals = totals_at(arena.take<char>(static_cast<std::int64_t>(backend.loss_totals_bytes())));
     rows = arena.take<char>(static_cast<std::int64_t>(backend.cross_entropy_workspace_bytes(call)));
     bytes = arena.used();
   }

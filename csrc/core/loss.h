@@ -24,6 +24,8 @@ void check_loss_options(const CrossEntropyOptions& options, std::int64_t rows, s
                         DType dtype, bool has_row_losses);
 void check_index_array(const IndexArray& targets, std::int64_t rows);
 
+inline LossTotals* totals_at(char* memory) { return reinterpret_cast<LossTotals*>(memory); }
+
 // Throws what the fault is.
 [[noreturn]] void throw_fault(const CrossEntropyStatus& status);
 

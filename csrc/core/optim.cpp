@@ -32,6 +32,15 @@ std::vector<std::int64_t> sizes_of(const std::vector<Segment>& segments) {
   return sizes;
 }
 
+UpdateGroup update_group(const OptimizerOptions& options, const Segment& segment) {
+  const Betas betas = segment.betas.value_or(Betas{options.beta1, options.beta2});
+  return {segment.lr_scale,  segment.weight_decay.value_or(options.weight_decay),
+          betas.beta1,       betas.beta2,
+          options.eps,       options.momentum,
+          options.dampening, options.nesterov,
+          options.maximize};
+}
+
 double largest_gradient(const OptimizerOptions& options) {
   const double largest = largest_of(options.dtype);
   const bool squares = options.algorithm != Algorithm::sgd && options.mode == OptimizerMode::native;

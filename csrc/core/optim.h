@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "core/tasks.h"
 #include "flatstep/layout.h"
 #include "flatstep/optim.h"
 
@@ -41,13 +42,14 @@ void check_grads(const std::vector<const void*>& grads, const std::vector<std::i
 
 std::vector<std::int64_t> sizes_of(const std::vector<Segment>& segments);
 
+// What the scalars of a segment's update are made of.
+UpdateGroup update_group(const OptimizerOptions& options, const Segment& segment);
+
 // Of a gradient that a step can take. Second moments are made of squares: one that overflows would
 // be infinite, and from the next step on not a number.
 double largest_gradient(const OptimizerOptions& options);
 
 // The largest finite magnitude of the type in which arithmetic on `dtype` is done.
 double largest_of(DType dtype);
-
-double clip_scale(double norm, double max_norm);
 
 }  // namespace flatstep

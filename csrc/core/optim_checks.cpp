@@ -152,6 +152,4 @@ double largest_of(DType dtype) {
                              : static_cast<double>(std::numeric_limits<float>::max());
 }
 
-double clip_scale(double norm, double max_norm) { return std::min(1.0, max_norm / (norm + 1e-6)); }
-
 }  // namespace flatstep

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "element/qualifier.h"
+
 namespace flatstep {
 
 constexpr std::uint32_t kPhiloxWeyl0 = 0x9E3779B9u;
@@ -14,8 +16,9 @@ constexpr std::uint32_t kPhiloxMultiplier1 = 0xCD9E8D57u;
 constexpr int kPhiloxRounds = 10;
 
 // One round on one counter; the keys then grow by the Weyl constants.
-static inline void philox_round(std::uint32_t& c0, std::uint32_t& c1, std::uint32_t& c2,
-                                std::uint32_t& c3, std::uint32_t key0, std::uint32_t key1) {
+static FLATSTEP_ELEMENT void philox_round(std::uint32_t& c0, std::uint32_t& c1, std::uint32_t& c2,
+                                          std::uint32_t& c3, std::uint32_t key0,
+                                          std::uint32_t key1) {
   const std::uint64_t product0 = std::uint64_t{kPhiloxMultiplier0} * c0;
   const std::uint64_t product1 = std::uint64_t{kPhiloxMultiplier1} * c2;
   c0 = static_cast<std::uint32_t>(product1 >> 32) ^ c1 ^ key0;
@@ -28,12 +31,12 @@ struct PhiloxWord4 {
   std::uint32_t word[4];
 };
 
-[[maybe_unused]] static inline PhiloxWord4 philox(std::uint64_t seed, std::uint32_t c0,
-                                                  std::uint32_t c1, std::uint32_t c2,
-                                                  std::uint32_t c3) {
+template <int kRounds = kPhiloxRounds>
+static FLATSTEP_ELEMENT PhiloxWord4 philox(std::uint64_t seed, std::uint32_t c0, std::uint32_t c1,
+                                           std::uint32_t c2, std::uint32_t c3) {
   std::uint32_t key0 = static_cast<std::uint32_t>(seed);
   std::uint32_t key1 = static_cast<std::uint32_t>(seed >> 32);
-  for (int round = 0; round < kPhiloxRounds; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     philox_round(c0, c1, c2, c3, key0, key1);
     key0 += kPhiloxWeyl0;
     key1 += kPhiloxWeyl1;

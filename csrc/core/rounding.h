@@ -9,6 +9,8 @@
 
 #include <cstdint>
 
+#include "core/philox.h"
+
 namespace flatstep {
 
 struct RoundingKey {
@@ -23,5 +25,30 @@ constexpr std::int64_t kRoundingBlock = 128;    // elements
 constexpr std::int64_t kRoundingCounters = 16;  // of a block
 // Sets the words apart from those of dropout with the same seed.
 constexpr std::uint64_t kRoundingDomain = 0x726F756E64696E67u;
+
+// The words of one of a block's counters.
+static FLATSTEP_ELEMENT PhiloxWord4 rounding_words(const RoundingKey& key, std::int64_t block,
+                                                   int counter) {
+  const auto first = static_cast<std::uint64_t>(block * kRoundingCounters);
+  return philox<kRoundingRounds>(
+      key.seed ^ kRoundingDomain,
+      static_cast<std::uint32_t>(first) + static_cast<std::uint32_t>(counter),
+      static_cast<std::uint32_t>(key.tensor), static_cast<std::uint32_t>(key.step),
+      static_cast<std::uint32_t>(key.step >> 32 & 0xffff) |
+          static_cast<std::uint32_t>((first >> 32 & 0xffff) << 16));
+}
+
+// The bits of four elements of a block, lane + 32 j with lane < 32: they take one counter.
+struct RoundingBits4 {
+  std::uint32_t bits[4];
+};
+
+static FLATSTEP_ELEMENT RoundingBits4 rounding_bits_of_lane(const RoundingKey& key,
+                                                            std::int64_t block, int lane) {
+  const PhiloxWord4 words = rounding_words(key, block, lane % 16);
+  const std::uint32_t even = lane < 16 ? words.word[0] : words.word[1];
+  const std::uint32_t odd = lane < 16 ? words.word[2] : words.word[3];
+  return {{even & 0xffffu, odd & 0xffffu, even >> 16, odd >> 16}};
+}
 
 }  // namespace flatstep

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "element/qualifier.h"
 #include "flatstep/loss.h"
 #include "flatstep/types.h"
 
@@ -46,13 +47,13 @@ struct CrossEntropyRows {
 
 // The functions here have internal linkage: the linker would otherwise keep one instruction set's
 // for everybody.
-static inline std::int64_t index_at(const IndexArray& array, std::int64_t i) {
+static FLATSTEP_ELEMENT std::int64_t index_at(const IndexArray& array, std::int64_t i) {
   return array.dtype == DType::i32 ? static_cast<const std::int32_t*>(array.data)[i]
                                    : static_cast<const std::int64_t*>(array.data)[i];
 }
 
 // The class of a row, or -1 where it is ignored.
-static inline std::int64_t target_of(const CrossEntropyRows& rows, std::int64_t row) {
+static FLATSTEP_ELEMENT std::int64_t target_of(const CrossEntropyRows& rows, std::int64_t row) {
   const std::int64_t value = index_at(rows.targets, row);
   return value == rows.ignore_index ? -1 : value;
 }
@@ -122,6 +123,14 @@ struct CrossEntropySums {
 template <class T>
 struct Divisor {
   T value, reciprocal, rest;
+};
+
+// Tensors that are updated alike: what the scalars of a step are made of, whatever the step.
+struct UpdateGroup {
+  double lr_scale, weight_decay;
+  double beta1, beta2, eps;
+  double momentum, dampening;
+  bool nesterov, maximize;
 };
 
 // What the update of one run of elements needs; T is the type of the parameters.

@@ -1,21 +1,13 @@
-// Dropout on the CPU: the mask's scalars, and a loop over an array's multipliers.
+// Dropout on the CPU: a loop over an array's multipliers.
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 
-#include "core/tasks.h"
+#include "core/dropout_task.h"
 #include "cpu/isa.h"
 #include "cpu/parallel.h"
-#include "flatstep/dropout.h"
 
 namespace flatstep::cpu {
-
-inline DropoutTask dropout_task(double p, const DropoutKey& key) {
-  const double threshold = std::min(std::nearbyint(p * 4294967296.0), 4294967295.0);
-  return {key.seed, static_cast<std::uint64_t>(key.step), key.site,
-          static_cast<std::uint32_t>(threshold), static_cast<float>(1.0 / (1.0 - p))};
-}
 
 // visit(i, multiplier) for i in [0, size), where element i has the mask's index first + i.
 template <class Visit>

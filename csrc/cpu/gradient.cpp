@@ -6,6 +6,9 @@
 #include "cpu/chunks.h"
 #include "cpu/convert.h"
 
+#define FLATSTEP_ELEMENTS cpu
+#include "element/factor.h"
+
 namespace flatstep::cpu {
 namespace {
 

@@ -2,12 +2,14 @@
 // what is stored in another form goes through a few KB of buffers in the nearest cache.
 #include "cpu/optimizer.h"
 
-#include <cmath>
 #include <cstring>
 
+#include "core/optim.h"
 #include "cpu/chunks.h"
 #include "cpu/convert.h"
-#include "cpu/gradient.h"
+
+#define FLATSTEP_ELEMENTS cpu
+#include "element/update_scalars.h"
 
 namespace flatstep::cpu {
 namespace {
@@ -15,45 +17,6 @@ namespace {
 // Elements that go through the buffers at a time.
 constexpr std::int64_t kStretch = 1024;
 static_assert(kStretch % kStateBlock == 0 && kStateBlock == kRoundingBlock);
-
-template <class T>
-Divisor<T> divisor_of(double number) {
-  const T value = static_cast<T>(number);
-  const T reciprocal = T(1) / value;
-  return {value, reciprocal, std::fma(-reciprocal, value, T(1)) / value};
-}
-
-template <class T>
-UpdateScalars<T> scalars_of(const UpdateTask& task, const Segment& segment) {
-  const OptimizerOptions& options = task.options;
-  const Betas betas = segment.betas.value_or(Betas{options.beta1, options.beta2});
-  const double t = static_cast<double>(task.step);
-  const double lr = task.step_options.lr * segment.lr_scale;
-  const double weight_decay = segment.weight_decay.value_or(options.weight_decay);
-  const double bias_correction1 = 1.0 - std::pow(betas.beta1, t);
-  const double correction2 = std::sqrt(1.0 - std::pow(betas.beta2, t));
-  UpdateScalars<T> s{};
-  s.lr = static_cast<T>(lr);
-  s.weight_decay = static_cast<T>(weight_decay);
-  split_factor(options.maximize ? -task.grad_multiplier : task.grad_multiplier, s.grad_scale);
-  s.one_minus_beta1 = static_cast<T>(1.0 - betas.beta1);
-  s.one_minus_beta2 = static_cast<T>(1.0 - betas.beta2);
-  s.beta2 = static_cast<T>(betas.beta2);
-  s.lerp_from_gradient = s.one_minus_beta1 >= T(0.5);
-  s.lerp_weight = s.lerp_from_gradient ? s.one_minus_beta1 - T(1) : s.one_minus_beta1;
-  s.bias_correction1 = divisor_of<T>(bias_correction1);
-  s.bias_correction2_sqrt = divisor_of<T>(correction2);
-  s.eps = static_cast<T>(options.eps);
-  s.correction = static_cast<T>(correction2 / bias_correction1);
-  s.eps_corrected = static_cast<T>(options.eps * correction2);
-  s.step_size = static_cast<T>(lr / bias_correction1);
-  s.decay_factor = static_cast<T>(1.0 - lr * weight_decay);
-  s.momentum = static_cast<T>(options.momentum);
-  s.one_minus_dampening = static_cast<T>(1.0 - options.dampening);
-  s.nesterov = options.nesterov;
-  s.first_step = task.step == 1;
-  return s;
-}
 
 bool same_group(const Segment& a, const Segment& b) {
   const bool same_betas =
@@ -69,7 +32,9 @@ std::vector<UpdateScalars<T>> all_scalars(const UpdateTask& task) {
   all.reserve(task.segments.size());
   for (std::size_t i = 0; i < task.segments.size(); ++i) {
     const bool known = i > 0 && same_group(task.segments[i - 1], task.segments[i]);
-    all.push_back(known ? all.back() : scalars_of<T>(task, task.segments[i]));
+    all.push_back(known ? all.back()
+                        : scalars_of<T>(update_group(task.options, task.segments[i]),
+                                        task.step_options.lr, task.step, task.grad_multiplier));
   }
   return all;
 }

@@ -1,8 +1,8 @@
 // A step on the CPU: the norm, whether the step can be taken, then the update.
-#include <algorithm>
 #include <cmath>
 
 #include "core/optim.h"
+#include "core/step_scale.h"
 #include "cpu/gradient.h"
 #include "cpu/optimizer.h"
 
@@ -22,17 +22,14 @@ class CpuStepEngine final : public StepEngine {
     if (step_options.partials == nullptr || !std::isfinite(norm) || norm < 1e-140) {
       norm = grad_norm(inputs, call.grad_dtype, partials_);
     }
+    const StepScale scale =
+        step_scale(norm, step_options.grad_scale, step_options.max_norm.value_or(0.0),
+                   largest_gradient(options), largest_of(options.dtype));
     StepResult result;
-    result.grad_norm = norm / step_options.grad_scale;
-    if (step_options.max_norm) {
-      result.clip_scale = clip_scale(result.grad_norm, *step_options.max_norm);
-    }
-    const double multiplier = result.clip_scale / step_options.grad_scale;
-    // An element beyond the type's range, or one that scaling would take there.
-    const double largest = largest_gradient(options);
-    if (!(result.grad_norm * result.clip_scale <= largest)) {
-      const double limit = std::min(largest_of(options.dtype), largest / multiplier);
-      const GradNorm beyond = first_beyond(inputs, call.grad_dtype, partials_, limit);
+    result.grad_norm = scale.grad_norm;
+    result.clip_scale = scale.clip_scale;
+    if (scale.look) {
+      const GradNorm beyond = first_beyond(inputs, call.grad_dtype, partials_, scale.limit);
       if (beyond.nonfinite_segment >= 0) {
         result.skipped = true;
         result.clip_scale = 1.0;
@@ -44,7 +41,7 @@ class CpuStepEngine final : public StepEngine {
     }
     consecutive_skips_ = 0;
     update({options, step_options, call.segments, call.grads, call.grad_dtype, step_count_ + 1,
-            multiplier},
+            scale.multiplier},
            partials_);
     ++step_count_;
     return result;

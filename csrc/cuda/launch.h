@@ -70,7 +70,7 @@ void launch(void (*kernel)(Parameters...), const LaunchShape& shape, cudaStream_
   std::tuple<std::decay_t<Parameters>...> values(
       static_cast<std::decay_t<Parameters>>(arguments)...);
 #if defined(FLATSTEP_CUDA_EMULATED)
-  static_cast<void>(stream);
+  check(emulator::queue(stream), "launch of a kernel");
   emulator::run({shape.grid, shape.block, shape.shared_bytes, shape.cluster},
                 [&] { std::apply(kernel, values); });
 #else

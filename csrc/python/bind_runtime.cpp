@@ -73,9 +73,19 @@ py::bytearray dropout_bits(std::int64_t size, double p, std::uint64_t seed, std:
   return mask;
 }
 
+// Where Python looks for packages, cuBLAS's among them, which is needed much later if at all.
+std::vector<std::string> search_path() {
+  std::vector<std::string> folders;
+  for (const py::handle folder : py::module_::import("sys").attr("path")) {
+    if (py::isinstance<py::str>(folder)) folders.push_back(py::cast<std::string>(folder));
+  }
+  return folders;
+}
+
 }  // namespace
 
 void bind_runtime(py::module_& module) {
+  set_package_folders(search_path());
   module.attr("__version__") = version();
   module.def("info", info);
   module.def("set_num_threads", set_num_threads, py::arg("n"));

@@ -97,22 +97,24 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+template <class T>
 __device__ unsigned scaled(unsigned pair, float factor) {
   float low, high;
-  to_floats<bf16_bits>(pair, low, high);
-  return from_floats<bf16_bits>(low * factor, high * factor);
+  to_floats<T>(pair, low, high);
+  return from_floats<T>(low * factor, high * factor);
 }
 
+template <class T>
 __global__ void __launch_bounds__(kThreads)
-    scale_bf16_kernel(uint4* x, std::int64_t words, float factor) {
+    scale_kernel(uint4* x, std::int64_t words, float factor) {
   const std::int64_t i = blockIdx.x * static_cast<std::int64_t>(blockDim.x) + threadIdx.x;
   if (i >= words) return;
   prefetch(x + i);
   uint4 word = load_streaming(x + i);
-  word.x = scaled(word.x, factor);
-  word.y = scaled(word.y, factor);
-  word.z = scaled(word.z, factor);
-  word.w = scaled(word.w, factor);
+  word.x = scaled<T>(word.x, factor);
+  word.y = scaled<T>(word.y, factor);
+  word.z = scaled<T>(word.z, factor);
+  word.w = scaled<T>(word.w, factor);
   store_streaming(x + i, word);
 }
 
@@ -159,9 +161,9 @@ void cluster_softmax(const float* x, int rows, int columns, unsigned cluster, fl
          columns, y);
 }
 
-void scale_bf16(std::uint16_t* x, std::int64_t size, float factor, cudaStream_t stream) {
-  launch(scale_bf16_kernel, {blocks_of(size / 8), kThreads}, stream, reinterpret_cast<uint4*>(x),
-         size / 8, factor);
+void scale(std::uint16_t* x, bool is_bf16, std::int64_t size, float factor, cudaStream_t stream) {
+  launch(is_bf16 ? scale_kernel<bf16_bits> : scale_kernel<f16_bits>,
+         {blocks_of(size / 8), kThreads}, stream, reinterpret_cast<uint4*>(x), size / 8, factor);
 }
 
 void exchanges(const int* x, long long* results, cudaStream_t stream) {

@@ -20,8 +20,8 @@ void sum_by_last_block(const float* x, std::int64_t size, unsigned blocks, doubl
 void cluster_softmax(const float* x, int rows, int columns, unsigned cluster, float* y,
                      cudaStream_t stream);
 
-// bfloat16 times a factor, 8 elements a thread, for a size that is a multiple of 8.
-void scale_bf16(std::uint16_t* x, std::int64_t size, float factor, cudaStream_t stream);
+// bfloat16 or float16 numbers times a factor, 8 a thread; the size is a multiple of 8.
+void scale(std::uint16_t* x, bool is_bf16, std::int64_t size, float factor, cudaStream_t stream);
 
 // Every kind of exchange in a warp, 12 results a lane.
 void exchanges(const int* x, long long* results, cudaStream_t stream);

@@ -41,17 +41,20 @@ char* new_stack() {
 #if defined(FLATSTEP_EMULATOR_SWITCH_BY_UCONTEXT)
 
 namespace {
+// The context lies at the stack's lower end.
 void prepare(void** stack_pointer, char* stack, std::size_t bytes, void (*entry)()) {
-  if (*stack_pointer == nullptr) *stack_pointer = new ucontext_t;
-  auto* context = static_cast<ucontext_t*>(*stack_pointer);
+  constexpr std::size_t kReserved = (sizeof(ucontext_t) + 63) / 64 * 64;
+  auto* context = new (stack) ucontext_t;
   getcontext(context);
-  context->uc_stack.ss_sp = stack;
-  context->uc_stack.ss_size = bytes;
+  context->uc_stack.ss_sp = stack + kReserved;
+  context->uc_stack.ss_size = bytes - kReserved;
   context->uc_link = nullptr;
   makecontext(context, entry, 0);
+  *stack_pointer = context;
 }
 void switch_stack(void** from, void* to) {
-  if (*from == nullptr) *from = new ucontext_t;
+  static ucontext_t host;
+  if (*from == nullptr) *from = &host;
   swapcontext(static_cast<ucontext_t*>(*from), static_cast<ucontext_t*>(to));
 }
 }  // namespace

@@ -190,3 +190,10 @@ template <class Kernel>
 cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
   return cudaSuccess;
 }
+
+namespace emulator {
+
+// Whether work may be put into the stream now.
+cudaError_t queue(cudaStream_t stream);
+
+}  // namespace emulator

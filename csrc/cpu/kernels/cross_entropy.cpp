@@ -178,8 +178,8 @@ CrossEntropySums finish(const CrossEntropyRows& rows, CrossEntropyGroup& group,
     store(rows.lse, group.row[i], group.lse[i]);
     store(rows.entropy, group.row[i], group.entropy[i]);
     sums.loss += group.loss[i];
-    const bool correct = group.target_logit[i] == group.largest[i] && group.ties[i] == 0 &&
-                         group.rest[i] == group.rest[i];
+    const bool correct =
+        is_correct(group.target_logit[i], group.largest[i], group.ties[i], group.rest[i]);
     sums.correct += correct ? 1 : 0;
   }
   return sums;

@@ -6,7 +6,8 @@
 #include <type_traits>
 
 #include "cpu/kernels/cross_entropy_lanes.h"
-#include "cpu/kernels/math.h"
+#include "element/cross_entropy_unit.h"
+#include "element/exponential.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
@@ -19,34 +20,6 @@ template <class T>
 constexpr std::int64_t kCacheLine = 64 / static_cast<std::int64_t>(sizeof(T));
 
 enum class Smoothing { none, uniform, weighted };
-
-// The exponentials of a block are taken in units of exp(shift + exponent ln2), near the maximum.
-// Up to 2^14 the unit is a power of two: then no logit is rounded by a shift, and the units of
-// blocks differ by exact factors.
-template <class A>
-struct Unit {
-  std::int32_t exponent = 0;
-
-  // Whether the unit can be a power of two.
-  static bool in_range(A maximum) {
-    return (maximum >= A(-16384) && maximum <= A(16384)) || maximum == -kInfinite<A>;
-  }
-  explicit Unit(A maximum) {
-    if (maximum != -kInfinite<A>) {
-      exponent = static_cast<std::int32_t>(maximum * A(1.4426950408889634));
-    }
-  }
-
-  // Arguments of scaled_exp. The results stay above the smallest normal number.
-  A cutoff() const {
-    constexpr double kLowest = std::is_same_v<A, float> ? -125.5 : -1021.5;
-    return static_cast<A>((static_cast<double>(exponent) + kLowest) * kLn2High);
-  }
-  auto bias() const {
-    using Bits = std::conditional_t<std::is_same_v<A, float>, std::uint32_t, std::uint64_t>;
-    return static_cast<Bits>((std::is_same_v<A, float> ? 127 : 1023) - exponent);
-  }
-};
 
 // What the loop over a block reads and fills.
 template <class T>

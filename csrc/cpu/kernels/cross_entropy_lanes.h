@@ -1,8 +1,6 @@
 // Vectors of logits: parts of one, the range of a block, sums over lanes.
 #pragma once
 
-#include <limits>
-
 #include "cpu/kernels/element.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -10,9 +8,6 @@ namespace {
 
 template <class T>
 using Accumulate = typename Element<T>::Accumulate;
-
-template <class A>
-constexpr A kInfinite = std::numeric_limits<A>::infinity();
 
 // `size` lanes from p, the others from `rest`.
 template <class T, class V>

@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "cpu/kernels/cross_entropy_lanes.h"
-#include "cpu/kernels/math.h"
+#include "element/exponential.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {

@@ -1,7 +1,7 @@
 // Philox4x32-10 over blocks of four indices; the counter is laid out in flatstep/dropout.h.
 #include <algorithm>
 
-#include "cpu/kernels/math.h"
+#include "core/dropout_task.h"
 #include "cpu/kernels/philox_lanes.h"
 #include "cpu/kernels/tables.h"
 
@@ -15,12 +15,8 @@ using Words = PhiloxLanes<kBlocks>;
 
 void philox_blocks(const DropoutTask& task, std::int64_t first_block, Words& lanes) {
   for (int i = 0; i < kBlocks; ++i) {
-    const std::uint64_t block = static_cast<std::uint64_t>(first_block + i);
-    lanes.word[0][i] = static_cast<std::uint32_t>(block);
-    lanes.word[1][i] = static_cast<std::uint32_t>((block >> 32) & 0xffffu) |
-                       static_cast<std::uint32_t>(((task.step >> 32) & 0xffffu) << 16);
-    lanes.word[2][i] = static_cast<std::uint32_t>(task.step);
-    lanes.word[3][i] = task.site;
+    const PhiloxWord4 counter = dropout_counter(task, static_cast<std::uint64_t>(first_block + i));
+    for (int word = 0; word < 4; ++word) lanes.word[word][i] = counter.word[word];
   }
   philox_lanes<kPhiloxRounds>(task.seed, lanes);
 }

@@ -1,11 +1,10 @@
-// Stochastic rounding and 8-bit moments (StateFormat in flatstep/optim.h). A positive float's bits
-// count steps of an eighth of a power of two once the lower 20 are rounded off; a byte holds that
-// count above the block's scale.
+// Updates with 8-bit moments, and stochastic rounding; the formats are in element/low_bit.h.
 #include <algorithm>
 
 #include "cpu/kernels/philox_lanes.h"
 #include "cpu/kernels/tables.h"
-#include "cpu/kernels/update.h"
+#include "element/low_bit.h"
+#include "element/update.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
@@ -19,54 +18,18 @@ constexpr std::int64_t kLanes = kLanesOf<float>;
 // There is so much arithmetic here that the processor alone does not read far enough ahead.
 constexpr std::int64_t kPrefetch = 1024;
 
-constexpr int kCodeShift = 20;
-constexpr int kRandomShift = kCodeShift - 16;
-constexpr std::uint32_t kLargestSteps = 0x7f7fffffu >> kCodeShift;  // of a finite number
-constexpr std::uint32_t kSign = 0x80000000u;
+inline U codes_at(const std::uint8_t* codes) { return widen(load_vector(codes)); }
 
-// A first moment has a sign, and 0 is exact: then an element without a gradient does not move. A
-// second moment has neither: what lies below the block's range counts as its end.
-template <bool kFirst>
-struct Moment {
-  static constexpr std::uint32_t kCodes = kFirst ? 127 : 255;
+inline void store_codes(std::uint8_t* to, U codes) {
+  store_vector<std::uint8_t>(to, narrow_to_bytes(codes));
+}
 
-  static F decode(const std::uint8_t* codes, std::uint32_t scale) {
-    const U code = widen(load_vector(codes));
-    if (!kFirst) return float_of((code + scale) << kCodeShift);
-    const U steps = code & kCodes;
-    const U magnitude = (steps + scale) << kCodeShift;
-    return float_of((steps == 0 ? U{} : magnitude) | (code & (kCodes + 1)) << 24);
-  }
-
-  static U magnitude(F moment) { return kFirst ? bits_of(moment) & ~kSign : bits_of(moment); }
-
-  // Of a block whose largest magnitude has these bits; one step more, in case it is rounded up.
-  static std::uint32_t scale_of(std::uint32_t largest) {
-    const std::uint32_t top = std::min((largest >> kCodeShift) + 1, kLargestSteps);
-    return top > kCodes ? top - kCodes : 0;
-  }
-
-  static void encode(F moment, U random, std::uint32_t scale, std::uint8_t* codes) {
-    const U lowest = splat<U>(scale), highest = splat<U>(scale + kCodes);
-    U steps = (magnitude(moment) + random) >> kCodeShift;
-    steps = steps > lowest ? steps : lowest;
-    steps = steps < highest ? steps : highest;
-    U code = steps - lowest;
-    if (kFirst) code |= (bits_of(moment) & kSign) >> 24;
-    store_vector<std::uint8_t>(codes, narrow_to_bytes(code));
-  }
-};
-using FirstMoment = Moment<true>;
-using SecondMoment = Moment<false>;
+inline U random_at(const std::uint16_t* random) { return widen(load_vector(random)); }
 
 inline std::uint32_t largest_lane(U v) {
   std::uint32_t lanes[kLanes];
   store_vector<std::uint32_t>(lanes, v);
   return *std::max_element(lanes, lanes + kLanes);
-}
-
-inline U random_at(const std::uint16_t* random) {
-  return widen(load_vector(random)) << kRandomShift;
 }
 
 inline void read_ahead(const LowBitArrays& a, std::int64_t at) {
@@ -88,8 +51,8 @@ void update_adam(const LowBitArrays& arrays, std::int64_t size,
       const std::int64_t at = begin + i * kLanes;
       read_ahead(a, at);
       F p = load_vector(a.param + at);
-      F m = FirstMoment::decode(a.codes1 + at, scale1);
-      F v = SecondMoment::decode(a.codes2 + at, scale2);
+      F m = FirstMoment::decode(codes_at(a.codes1 + at), scale1);
+      F v = SecondMoment::decode(codes_at(a.codes2 + at), scale2);
       const F g = scaled_gradient(load_vector(a.grad + at), s);
       update_moments<kDecoupled, Rounding::native>(g, p, m, v, s);
       store_vector<float>(a.param + at, adam_param_short<kDecoupled>(p, m, v, s));
@@ -106,8 +69,8 @@ void update_adam(const LowBitArrays& arrays, std::int64_t size,
     for (std::int64_t i = 0; i < kBlock / kLanes; ++i) {
       const std::int64_t at = begin + i * kLanes;
       const U random = random_at(a.random + at);
-      FirstMoment::encode(first[i], random, new1, a.codes1 + at);
-      SecondMoment::encode(second[i], random, new2, a.codes2 + at);
+      store_codes(a.codes1 + at, FirstMoment::encode(first[i], random, new1));
+      store_codes(a.codes2 + at, SecondMoment::encode(second[i], random, new2));
     }
   }
 }
@@ -121,7 +84,7 @@ void update_momentum(const LowBitArrays& a, std::int64_t size, const UpdateScala
     for (std::int64_t i = 0; i < kBlock / kLanes; ++i) {
       const std::int64_t at = begin + i * kLanes;
       read_ahead(a, at);
-      F buffer = FirstMoment::decode(a.codes1 + at, scale);
+      F buffer = FirstMoment::decode(codes_at(a.codes1 + at), scale);
       const F g = scaled_gradient(load_vector(a.grad + at), s);
       const F p = load_vector(a.param + at);
       store_vector<float>(a.param + at,
@@ -134,7 +97,8 @@ void update_momentum(const LowBitArrays& a, std::int64_t size, const UpdateScala
     a.scales1[begin / kBlock] = static_cast<std::uint16_t>(new_scale);
     for (std::int64_t i = 0; i < kBlock / kLanes; ++i) {
       const std::int64_t at = begin + i * kLanes;
-      FirstMoment::encode(moments[i], random_at(a.random + at), new_scale, a.codes1 + at);
+      const U random = random_at(a.random + at);
+      store_codes(a.codes1 + at, FirstMoment::encode(moments[i], random, new_scale));
     }
   }
 }
@@ -174,11 +138,12 @@ void rounding_bits(const RoundingKey& key, std::int64_t first, std::int64_t size
 void round_to_bf16(const float* from, const std::uint16_t* bits, std::int64_t size, bf16_bits* to) {
   std::int64_t i = 0;
   for (; i + kLanes <= size; i += kLanes) {
-    const U sum = bits_of(load_vector(from + i)) + widen(load_vector(bits + i));
-    const auto upper = narrow(sum >> 16);
+    const auto upper = narrow(rounded_to_bf16(load_vector(from + i), random_at(bits + i)));
     std::memcpy(to + i, &upper, sizeof upper);
   }
-  for (; i < size; ++i) to[i] = static_cast<bf16_bits>((bits_of(from[i]) + bits[i]) >> 16);
+  for (; i < size; ++i) {
+    to[i] = static_cast<bf16_bits>(rounded_to_bf16(from[i], std::uint32_t{bits[i]}));
+  }
 }
 
 }  // namespace

@@ -2,7 +2,8 @@
 #include <type_traits>
 
 #include "cpu/kernels/tables.h"
-#include "cpu/kernels/update.h"
+#include "cpu/kernels/vector.h"
+#include "element/update.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {

@@ -1,5 +1,5 @@
-// Vectors of this instruction set, their bits and the fused multiply-add. Included only by files
-// that are compiled once per instruction set.
+// Vectors of this instruction set, and what element/number.h has for numbers. Included only by
+// files that are compiled once per instruction set, before the other headers of element/.
 #pragma once
 
 #if defined(__SSE2__)
@@ -8,15 +8,13 @@
 #  include <arm_neon.h>
 #endif
 
-#include <cmath>
-#include <cstdint>
-#include <cstring>
-
-#include "cpu/kernels/table.h"
-
 #ifndef FLATSTEP_ISA
 #  error "FLATSTEP_ISA names the namespace of this instruction set"
 #endif
+#define FLATSTEP_ELEMENTS cpu::FLATSTEP_ISA
+
+#include "cpu/kernels/table.h"
+#include "element/number.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
@@ -53,48 +51,12 @@ typedef float FloatHalf __attribute__((vector_size(kVectorBytes / 2)));
 template <class T>
 constexpr std::int64_t kLanesOf = kVectorBytes / static_cast<std::int64_t>(sizeof(T));
 
-inline std::uint32_t bits_of(float x) {
-  std::uint32_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-inline float float_of(std::uint32_t bits) {
-  float x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
-inline std::uint64_t bits_of(double x) {
-  std::uint64_t bits;
-  std::memcpy(&bits, &x, sizeof bits);
-  return bits;
-}
-
-inline double float_of(std::uint64_t bits) {
-  double x;
-  std::memcpy(&x, &bits, sizeof x);
-  return x;
-}
-
 inline Vector<std::uint32_t> bits_of(Vector<float> x) { return (Vector<std::uint32_t>)x; }
 inline Vector<float> float_of(Vector<std::uint32_t> bits) { return (Vector<float>)bits; }
 inline Vector<std::uint64_t> bits_of(Vector<double> x) { return (Vector<std::uint64_t>)x; }
 inline Vector<double> float_of(Vector<std::uint64_t> bits) { return (Vector<double>)bits; }
 
-// a * b + c, rounded once where the instruction set can do it. The library's fma() on a machine
-// without the instruction is a hundred times slower than the two roundings it would save.
-#if defined(__FMA__) || defined(__ARM_FEATURE_FMA)
-#  define FLATSTEP_HAS_FMA 1
-inline float multiply_add(float a, float b, float c) { return __builtin_fmaf(a, b, c); }
-inline double multiply_add(double a, double b, double c) { return __builtin_fma(a, b, c); }
-#else
-#  define FLATSTEP_HAS_FMA 0
-inline float multiply_add(float a, float b, float c) { return a * b + c; }
-inline double multiply_add(double a, double b, double c) { return a * b + c; }
-#endif
-
-// GCC has no generic function for this.
+// a * b + c, as for numbers. GCC has no generic function for this.
 #if defined(__AVX512F__)
 inline Vector<float> multiply_add(Vector<float> a, Vector<float> b, Vector<float> c) {
   return _mm512_fmadd_ps(a, b, c);
@@ -125,8 +87,6 @@ inline Vector<double> multiply_add(Vector<double> a, Vector<double> b, Vector<do
 }
 #endif
 
-inline float square_root(float x) { return std::sqrt(x); }
-inline double square_root(double x) { return std::sqrt(x); }
 inline Vector<float> square_root(Vector<float> x) {
 #if defined(__AVX512F__)
   return _mm512_maskz_sqrt_ps(0xffff, x);
@@ -194,12 +154,6 @@ inline Vector<std::uint64_t> multiply_halves(Vector<std::uint64_t> a, Vector<std
   constexpr std::uint64_t kLower = 0xffffffffu;
   return (a & kLower) * (b & kLower);
 #endif
-}
-
-// value in every lane, or value.
-template <class F, class T>
-inline F splat(T value) {
-  return F{} + value;
 }
 
 template <class T>
@@ -281,14 +235,6 @@ V keep(Mask where, V v) {
   return where ? v : V{};
 }
 #endif
-inline bool at_least(float x, float limit) { return !(x < limit); }
-inline float keep(bool where, float v) { return where ? v : 0.0f; }
-
-// sum * r + constant
-template <class F, class T>
-inline F horner(F sum, F r, T constant) {
-  return multiply_add(sum, r, splat<F>(constant));
-}
 
 }  // namespace
 }  // namespace flatstep::cpu::FLATSTEP_ISA

@@ -1,6 +1,7 @@
 // GELU in the tanh form of GPT-2 (Hendrycks & Gimpel 2016, arXiv:1606.08415):
 //   gelu(x) = x/2 (1 + tanh u) = x s,  u = sqrt(2/pi) (x + 0.044715 x^3),  s = 1 / (1 + exp(-2u))
-#include "cpu/kernels/math.h"
+#include "cpu/kernels/vector.h"
+#include "element/exponential.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {

@@ -9,7 +9,8 @@
 
 #include "cpu/gemm.h"
 #include "cpu/isa.h"
-#include "cpu/kernels/math.h"
+#include "cpu/kernels/vector.h"
+#include "element/exponential.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -67,7 +68,7 @@ void multiply(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n
 
 // The softmax of scores[0, allowed) in place, 0 behind it up to `columns`; returns log-sum-exp.
 float softmax_row(float* row, std::int64_t allowed, std::int64_t columns, float scale) {
-  float maximum = -kInfinity;
+  float maximum = -kInfinite<float>;
 #pragma omp simd reduction(max : maximum)
   for (std::int64_t j = 0; j < allowed; ++j) maximum = row[j] > maximum ? row[j] : maximum;
   maximum *= scale;

@@ -1,7 +1,7 @@
 // Layer normalisation (Ba et al. 2016, arXiv:1607.06450) over the last dimension, eps 1e-5:
 //   xhat = (x - mean) * rstd,  out = xhat * weight + bias
 //   grad_x = rstd * (g - mean(g) - xhat * mean(g * xhat)),  g = grad_out * weight
-#include "cpu/kernels/math.h"
+#include "cpu/kernels/vector.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {

@@ -1,8 +1,9 @@
 // Gradients as a whole: global norm, clipping and accumulation.
 //
 // The norm is the square root of the sum of all squares. Squares are summed in f64 over fixed
-// chunks of 4096 elements of each tensor and the chunks added in order, so the bits do not depend
-// on the thread count, and 1e20 neither overflows nor 1e-25 underflows.
+// chunks of 4096 elements of each tensor, groups of 256 chunks (of all tensors, one after the
+// other) are added in order, then the groups in order. So the bits do not depend on the number of
+// threads or the device, and 1e20 neither overflows nor 1e-25 underflows.
 #pragma once
 
 #include <cstdint>
@@ -25,6 +26,7 @@ struct GradNorm {
 // it is in the cache, and Optimizer::step then need not read it for the norm.
 struct GradPartials {
   static constexpr std::int64_t kChunk = 4096;  // elements
+  static constexpr std::size_t kGroup = 256;    // chunks
 
   GradPartials() = default;
   explicit FLATSTEP_API GradPartials(std::vector<std::int64_t> sizes);
@@ -42,7 +44,8 @@ struct GradPartials {
     return static_cast<std::size_t>(first_chunk[tensor]);
   }
   std::int64_t chunks() const { return first_chunk.empty() ? 0 : first_chunk.back(); }
-  // sqrt of the sum of all. Where a CUDA device has the sums, this waits for them.
+  // sqrt of the sum of all, in the order above. Where a CUDA device has the sums, this waits for
+  // them.
   FLATSTEP_API double norm() const;
 };
 

@@ -31,4 +31,8 @@ FLATSTEP_API const char* version();
 FLATSTEP_API void set_num_threads(int threads);
 FLATSTEP_API int get_num_threads();
 
+// Folders of Python packages, in which NVIDIA's cuBLAS is looked for at the first matrix product on
+// a CUDA device, beside where else it may be.
+FLATSTEP_API void set_package_folders(std::vector<std::string> folders);
+
 }  // namespace flatstep

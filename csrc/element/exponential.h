@@ -1,17 +1,16 @@
-// Element arithmetic of the CPU kernels: branch-free, so that the compiler vectorises the loops
-// around it. Included only by files that are compiled once per instruction set.
+// Exponentials and logarithms, branch-free, so that compilers vectorise the loops around them.
 #pragma once
 
-#include <cmath>
-#include <cstdint>
-#include <limits>
+#include "element/number.h"
 
-#include "cpu/kernels/vector.h"
-
-namespace flatstep::cpu::FLATSTEP_ISA {
+namespace flatstep::FLATSTEP_ELEMENTS {
 namespace {
 
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
+// sum * r + constant
+template <class F, class T>
+FLATSTEP_ELEMENT F horner(F sum, F r, T constant) {
+  return multiply_add(sum, r, splat<F>(constant));
+}
 
 // 2^-k exp(x), with `bias` = 127 - k, so that x needs no shift that would round it: the exponent of
 // the result carries the shift. 0 below `cutoff` >= (k - 125.5) ln2; x < (k + 88) ln2; NaN stays.
@@ -19,7 +18,7 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 // last product; the polynomial 1 + r + r^2 q(r), with q a degree-4 Chebyshev fit, off by 1e-8 at
 // most. Error below 1.2 ULP. F is float or Vector<float>.
 template <class F>
-inline F scaled_exp_f32(F x, F cutoff, std::uint32_t bias) {
+FLATSTEP_ELEMENT F scaled_exp(F x, F cutoff, std::uint32_t bias) {
   constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
   const F shifted = multiply_add(x, splat<F>(1.44269504f), splat<F>(kRound));
   const F n = shifted - kRound;
@@ -42,20 +41,13 @@ inline F scaled_exp_f32(F x, F cutoff, std::uint32_t bias) {
   return keep(at_least(x, cutoff), value);  // also where the lines above overflowed
 }
 
-inline float scaled_exp(float x, float cutoff, std::uint32_t bias) {
-  return scaled_exp_f32(x, cutoff, bias);
-}
-inline Vector<float> scaled_exp(Vector<float> x, Vector<float> cutoff, std::uint32_t bias) {
-  return scaled_exp_f32(x, cutoff, bias);
-}
-
 // ln2 in two parts; the first has 33 bits, so that products with integers below 2^20 are exact.
 constexpr double kLn2High = 6.93147180369123816490e-01;
 constexpr double kLn2Low = 1.90821492927058770002e-10;
 
 // The same in double, as power (1 + tail): the Taylor series to degree 13.
 template <class F>
-inline void exp_parts(F x, std::uint64_t bias, F& power, F& tail) {
+FLATSTEP_ELEMENT void exp_parts(F x, std::uint64_t bias, F& power, F& tail) {
   constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
   const F shifted = multiply_add(x, splat<F>(1.4426950408889634), splat<F>(kRound));
   const F n = shifted - kRound;
@@ -76,16 +68,18 @@ inline void exp_parts(F x, std::uint64_t bias, F& power, F& tail) {
   power = float_of((bits_of(shifted) + bias) << 52);
 }
 
-inline Vector<double> scaled_exp(Vector<double> x, Vector<double> cutoff, std::uint64_t bias) {
-  Vector<double> power, tail;
+// As above, with `bias` = 1023 - k and cutoff >= (k - 1021.5) ln2. F is double or Vector<double>.
+template <class F>
+FLATSTEP_ELEMENT F scaled_exp(F x, F cutoff, std::uint64_t bias) {
+  F power, tail;
   exp_parts(x, bias, power, tail);
-  const Vector<double> value = multiply_add(tail, power, power);
+  const F value = multiply_add(tail, power, power);
   return keep(at_least(x, cutoff), value);
 }
 
 // exp(x) and exp(x) - 1 for x <= 0, the latter without the cancellation near 0.
 template <class F>
-inline void exp_and_less_one(F x, F& value, F& less_one) {
+FLATSTEP_ELEMENT void exp_and_less_one(F x, F& value, F& less_one) {
   const F lowest = splat<F>(-708.0);
   F power, tail;
   exp_parts(lowest > x ? lowest : x, std::uint64_t{1023}, power, tail);
@@ -96,7 +90,7 @@ inline void exp_and_less_one(F x, F& value, F& less_one) {
 // c tanh(x / c) and its slope, through q = exp(-2 |x| / c):
 // tanh(|x| / c) = (1 - q) / (1 + q), slope 4 q / (1 + q)^2. F is double or Vector<double>.
 template <class F>
-inline F cap(F x, double softcap, F& slope) {
+FLATSTEP_ELEMENT F cap(F x, double softcap, F& slope) {
   constexpr std::uint64_t kSign = std::uint64_t{1} << 63;
   const F magnitude = float_of(bits_of(x) & ~kSign);
   F q, less_one;
@@ -111,7 +105,7 @@ inline F cap(F x, double softcap, F& slope) {
 // log m = 2 atanh(s), s = (m - 1) / (m + 1), by its Taylor series; what rounding 1 + x lost is
 // added to first order. Error below 2 ULP.
 template <class F>
-inline F log1p_nonnegative(F x) {
+FLATSTEP_ELEMENT F log1p_nonnegative(F x) {
   constexpr std::uint64_t kRootHalf = 0x3fe6a09e667f3bcdu;  // sqrt(1/2)
   const F sum = x + 1.0;
   const F lost = (x - (sum - 1.0)) / sum;
@@ -134,11 +128,11 @@ inline F log1p_nonnegative(F x) {
   const F log_m = multiply_add(z * s, series, s + s);
   const F low = multiply_add(k, splat<F>(kLn2Low), lost);
   const F result = multiply_add(k, splat<F>(kLn2High), log_m + low);
-  return x < splat<F>(std::numeric_limits<double>::infinity()) ? result : x;  // NaN stays, too
+  return x < splat<F>(kInfinite<double>) ? result : x;  // NaN stays, too
 }
 
 // exp(x) for x <= 88; 0 below -87.3.
-inline float exp_nonpositive(float x) { return scaled_exp(x, -87.3f, 127u); }
+FLATSTEP_ELEMENT float exp_nonpositive(float x) { return scaled_exp(x, -87.3f, 127u); }
 
 }  // namespace
-}  // namespace flatstep::cpu::FLATSTEP_ISA
+}  // namespace flatstep::FLATSTEP_ELEMENTS

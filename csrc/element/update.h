@@ -1,21 +1,24 @@
 // The update of one element, or of a vector of them: F is T or Vector<T>. The formulae are in
 // flatstep/optim.h; the torch forms follow, rounding by rounding, the fused CPU kernels of
-// torch.optim. Included only by files that are compiled once per instruction set.
+// torch.optim.
 #pragma once
 
-#include "cpu/kernels/vector.h"
+#include <type_traits>
 
-namespace flatstep::cpu::FLATSTEP_ISA {
+#include "core/tasks.h"
+#include "element/number.h"
+
+namespace flatstep::FLATSTEP_ELEMENTS {
 namespace {
 
 template <class F, class T>
-inline F scaled_gradient(F g, const UpdateScalars<T>& s) {
+FLATSTEP_ELEMENT F scaled_gradient(F g, const UpdateScalars<T>& s) {
   return g * s.grad_scale[0] * s.grad_scale[1];
 }
 
 // m, v and the L2 decay of Adam, or AdamW's decay of torch mode.
 template <bool kDecoupled, Rounding kRounding, class F, class T>
-inline void update_moments(F g, F& p, F& m, F& v, const UpdateScalars<T>& s) {
+FLATSTEP_ELEMENT void update_moments(F g, F& p, F& m, F& v, const UpdateScalars<T>& s) {
   const auto times_add = [](T a, F b, F c) { return multiply_add(splat<F>(a), b, c); };
   if (!kDecoupled) g = times_add(s.weight_decay, p, g);
   if (kDecoupled && kRounding != Rounding::native) p = p * s.decay_factor;
@@ -37,7 +40,7 @@ inline void update_moments(F g, F& p, F& m, F& v, const UpdateScalars<T>& s) {
 // of two numbers lies so near to the middle between two (Brisebarre, Muller & Raina 2004, IEEE
 // Trans. Computers 53). A division costs as much as the rest of an update's arithmetic.
 template <class F, class T>
-inline F divide(F x, const Divisor<T>& divisor) {
+FLATSTEP_ELEMENT F divide(F x, const Divisor<T>& divisor) {
 #if FLATSTEP_HAS_FMA
   return multiply_add(x, splat<F>(divisor.reciprocal), x * divisor.rest);
 #else
@@ -47,7 +50,7 @@ inline F divide(F x, const Divisor<T>& divisor) {
 
 // The new parameter; v stands in the denominator.
 template <bool kDecoupled, Rounding kRounding, class F, class T>
-inline F adam_param(F p, F m, F v, const UpdateScalars<T>& s) {
+FLATSTEP_ELEMENT F adam_param(F p, F m, F v, const UpdateScalars<T>& s) {
   if (kRounding != Rounding::native) {
     const F denominator = square_root(v) / s.bias_correction2_sqrt.value + s.eps;
     return p - (s.step_size * m) / denominator;
@@ -60,7 +63,7 @@ inline F adam_param(F p, F m, F v, const UpdateScalars<T>& s) {
 
 // The same with one division, for moments that have fewer digits than the divisions would keep.
 template <bool kDecoupled, class F, class T>
-inline F adam_param_short(F p, F m, F v, const UpdateScalars<T>& s) {
+FLATSTEP_ELEMENT F adam_param_short(F p, F m, F v, const UpdateScalars<T>& s) {
   const F u = s.correction * m / (square_root(v) + s.eps_corrected);
   const F decayed = kDecoupled ? multiply_add(splat<F>(s.weight_decay), p, u) : u;
   return multiply_add(splat<F>(-s.lr), decayed, p);
@@ -68,7 +71,7 @@ inline F adam_param_short(F p, F m, F v, const UpdateScalars<T>& s) {
 
 // The new parameter, and the new momentum buffer if there is one.
 template <bool kTorch, bool kMomentum, bool kFirst, bool kNesterov, class F, class T>
-inline F sgd_param(F p, F g, F& buffer, const UpdateScalars<T>& s) {
+FLATSTEP_ELEMENT F sgd_param(F p, F g, F& buffer, const UpdateScalars<T>& s) {
   // Without decay -0 stays -0, in PyTorch too.
   if (s.weight_decay != T(0)) g = multiply_add(splat<F>(s.weight_decay), p, g);
   F direction = g;
@@ -87,7 +90,7 @@ inline F sgd_param(F p, F g, F& buffer, const UpdateScalars<T>& s) {
 
 // Calls body(momentum, first, nesterov) with the constants of an SGD step.
 template <class Body>
-void with_sgd_variant(bool momentum, bool first, bool nesterov, const Body& body) {
+FLATSTEP_ELEMENT void with_sgd_variant(bool momentum, bool first, bool nesterov, const Body& body) {
   constexpr std::true_type kYes{};
   constexpr std::false_type kNo{};
   if (!momentum) {
@@ -100,4 +103,4 @@ void with_sgd_variant(bool momentum, bool first, bool nesterov, const Body& body
 }
 
 }  // namespace
-}  // namespace flatstep::cpu::FLATSTEP_ISA
+}  // namespace flatstep::FLATSTEP_ELEMENTS

@@ -1,0 +1,127 @@
+// The CUDA backend: every call is queued on the stream of its device.
+#include "core/backend.h"
+
+#include <climits>
+
+#include "core/arena.h"
+#include "core/checks.h"
+#include "cuda/blas.h"
+#include "cuda/cross_entropy.h"
+#include "cuda/devices.h"
+#include "cuda/elementwise.h"
+#include "cuda/gradient.h"
+#include "cuda/launch.h"
+#include "cuda/step_engine.h"
+
+namespace flatstep::cuda {
+namespace {
+
+// What a loss keeps in the workspace: the totals, and what belongs to them.
+struct LossMemory {
+  LossTotals totals;
+  TargetPart parts[kTargetParts];
+  alignas(8) unsigned char status[sizeof(CrossEntropyStatus)];  // for a caller that waits
+};
+
+LossMemory& memory_of(LossTotals* totals) { return *reinterpret_cast<LossMemory*>(totals); }
+
+void require_supported(const CrossEntropyRows& rows) {
+  if (rows.dtype == DType::f64) {
+    fail("logits", "float64 on CUDA", "float32, bfloat16 or float16");
+  }
+  require(rows.classes <= INT_MAX / 2, "logits", rows.classes, "fewer than 2^30 classes on CUDA");
+}
+
+class CudaBackend final : public Backend {
+ public:
+  explicit CudaBackend(const Device& device)
+      : device_(device), stream_(reinterpret_cast<cudaStream_t>(device.stream)) {
+    require_device(device);
+  }
+
+  void together(const std::function<void()>& body) const override {
+    const OnDevice scope(device_.index);
+    body();
+  }
+
+  void* allocate(std::size_t bytes) const override {
+    return cuda::allocate(bytes, device_.index, stream_);
+  }
+  void release(void* data) const override { check(cudaFreeAsync(data, stream_), "cudaFreeAsync"); }
+  void* allocate_status(std::size_t bytes) const override {
+    const OnDevice scope(device_.index);
+    void* data = nullptr;
+    check(cudaHostAlloc(&data, bytes, cudaHostAllocPortable), "cudaHostAlloc");
+    return data;
+  }
+  void release_status(void* data) const override { check(cudaFreeHost(data), "cudaFreeHost"); }
+  void copy_to_device(void* to, const void* from, std::size_t bytes) const override {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
+    synchronize();
+  }
+  void copy_to_host(void* to, const void* from, std::size_t bytes) const override {
+    check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
+    synchronize();
+  }
+  void fill_zero(void* data, std::size_t bytes) const override {
+    check(cudaMemsetAsync(data, 0, bytes, stream_), "cudaMemsetAsync");
+  }
+  void synchronize() const override {
+    check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
+
+  std::size_t loss_totals_bytes() const override { return sizeof(LossMemory); }
+
+  void start_loss(const LossTask& task, LossTotals* totals) const override {
+    launch_start(task, memory_of(totals).parts, totals, stream_);
+  }
+
+  std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows, int) const override {
+    require_supported(rows);
+    return static_cast<std::size_t>(rows.rows) * sizeof(RowLoss);
+  }
+
+  void cross_entropy(const CrossEntropyRows& rows, LossTotals* totals,
+                     void* workspace) const override {
+    require_supported(rows);
+    auto* row_losses = static_cast<RowLoss*>(workspace);
+    if (rows.softcap > 0) {
+      launch_capped_rows(rows, totals, row_losses, stream_);
+    } else if (rows.classes <= kShortRow) {
+      launch_short_rows(rows, totals, row_losses, stream_);
+    } else {
+      const RowShape shape = row_shape(rows.classes, largest_cluster(device_.index));
+      launch_rows(rows, totals, row_losses, shape, stream_);
+    }
+    launch_row_sums(row_losses, rows.rows, totals, stream_);
+  }
+
+  CrossEntropyResult finish_loss(const LossTask& task, LossTotals* totals,
+                                 CrossEntropyStatus* status) const override {
+    void* place = memory_of(totals).status;
+    launch_finish(task, totals,
+                  status != nullptr ? status : static_cast<CrossEntropyStatus*>(place), stream_);
+    if (status != nullptr) return {};
+    CrossEntropyStatus result;
+    copy_to_host(&result, place, sizeof result);
+    return result_of(result);
+  }
+
+  std::size_t gemm_workspace_bytes(std::int64_t, std::int64_t, std::int64_t) const override {
+    return kGemmWorkspaceBytes;
+  }
+  void gemm(const Gemm& call, void* workspace) const override {
+    cuda::gemm(call, workspace, kGemmWorkspaceBytes, stream_);
+  }
+  bool half_products() const override { return true; }
+
+ private:
+  Device device_;
+  cudaStream_t stream_;
+};
+
+}  // namespace
+
+BackendHandle backend(const Device& device) { return std::make_shared<const CudaBackend>(device); }
+
+}  // namespace flatstep::cuda

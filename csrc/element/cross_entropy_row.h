@@ -1,0 +1,134 @@
+// From the sums over a row's blocks to its loss and the factors of its gradient. The formulae are
+// in flatstep/loss.h.
+#pragma once
+
+#include "element/cross_entropy_unit.h"
+
+namespace flatstep::FLATSTEP_ELEMENTS {
+namespace {
+
+// The sums of a row over its blocks, in the unit of the block with the largest maximum. F is
+// double, or Vector<double> for as many rows.
+template <class F>
+struct RowSums {
+  F maximum, shift, exponent;  // of that block
+  F tops, rest;                // sums of e over the maxima, and over the classes below them
+  F weighted;                  // sum of e (y - maximum)
+  F logits, allowed;           // sums of w (y - maximum) and of w over the classes not masked
+  F unmasked;                  // number of classes not masked
+};
+
+// Before the blocks are added: `top` is the first of those with the largest maximum.
+FLATSTEP_ELEMENT RowSums<double> empty_row(const CrossEntropyBlock& top) {
+  RowSums<double> row{};
+  row.maximum = top.maximum;
+  row.shift = top.shift;
+  row.exponent = static_cast<double>(top.exponent);
+  return row;
+}
+
+FLATSTEP_ELEMENT void add_block(const CrossEntropyBlock& block, RowSums<double>& row) {
+  if (block.maximum == -kInfinite<double>) {  // nothing but masked classes and NaN
+    row.rest += block.total;
+    return;
+  }
+  const double ratio = unit_ratio(block, row.shift, row.exponent);
+  const double below = block.maximum - row.maximum;
+  row.tops += below == 0 ? block.total - block.rest : 0.0;
+  row.rest += ratio * (below == 0 ? block.rest : block.total);
+  row.weighted += ratio * (block.weighted + block.total * below);
+  row.logits += block.logits + block.allowed * below;
+  row.allowed += block.allowed;
+  row.unmasked += static_cast<double>(block.unmasked);
+}
+
+// Whether the target is the first of the largest logits. `ties` are those of all blocks.
+FLATSTEP_ELEMENT bool is_correct(double target_logit, double largest, double ties, double rest) {
+  return target_logit == largest && ties == 0 && rest == rest;
+}
+
+// What else a row's loss is made of; without weights they are 1.
+template <class F>
+struct RowTarget {
+  F logit;
+  F token_weight, class_weight;  // of the row, and of its target
+  F upstream;                    // gradient of the row's loss, times its weight
+};
+
+struct RowOptions {
+  double label_smoothing, z_loss, softcap;
+};
+
+// Gradient of class j = (e_j factor - spread w_j) slope_j, or 0 where the row has no weight.
+template <class F>
+struct RowResult {
+  F loss, lse, entropy;
+  F weight, factor, spread, at_target;
+};
+
+// A factor of 0 takes its term away, whatever the term is.
+template <class F>
+FLATSTEP_ELEMENT F product(F factor, F term) {
+  return factor == F{} ? F{} : factor * term;
+}
+
+// The nearest integer, for |x| < 2^51.
+template <class F>
+FLATSTEP_ELEMENT F nearest(F x) {
+  return (x + 0x1.8p52) - 0x1.8p52;
+}
+
+template <class F>
+FLATSTEP_ELEMENT RowResult<F> finish_row(const RowSums<F>& row, const RowTarget<F>& target,
+                                         const RowOptions& options) {
+  RowResult<F> result;
+  const F one = splat<F>(1.0), minus_infinity = splat<F>(-kInfinite<double>);
+  // exp(maximum) in units of exp(shift + exponent ln2), between 1/2 and 2.
+  const F distance = ((row.maximum - row.shift) - row.exponent * kLn2High) - row.exponent * kLn2Low;
+  const F top = scaled_exp(distance, splat<F>(-708.0), std::uint64_t{1023});
+  // Without one maximum, whose exponential is 1.
+  const F rest = row.rest / top + (nearest(row.tops / top) - 1.0);
+  const F sum = rest + 1.0;
+  const F log_sum = log1p_nonnegative(rest);
+  const F lse = row.maximum + log_sum;
+
+  F target_logit = target.logit, slope = one;
+  const auto target_masked = target_logit == minus_infinity;
+  if (options.softcap > 0) {
+    const F capped = cap(target_logit, options.softcap, slope);
+    target_logit = target_masked ? target_logit : capped;
+    slope = target_masked ? F{} : slope;
+  }
+  const F shifted = target_logit - row.maximum;
+
+  const F at_label = (1.0 - options.label_smoothing) * target.class_weight;
+  F uniform{}, smoothed{};
+  if (options.label_smoothing > 0) {
+    uniform = options.label_smoothing / row.unmasked;
+    smoothed = row.allowed * log_sum - row.logits;
+  }
+  const F z_loss = splat<F>(options.z_loss);
+  const F loss = product(at_label, log_sum - shifted) + product(uniform, smoothed) +
+                 product(z_loss, lse * lse);
+  result.loss = product(target.token_weight, loss);
+  result.lse = lse;
+  result.entropy = log_sum - row.weighted / (top * sum);
+
+  const F weight_sum = at_label + uniform * row.allowed;
+  const F z_slope = product(2.0 * z_loss, lse);
+  result.weight = product(target.upstream, weight_sum + z_loss);
+  result.factor = target.upstream * (weight_sum + z_slope) / (sum * top);
+  result.spread = target.upstream * uniform;
+  // p - 1 without cancellation: (e - 1 - rest) / sum, e being the target's exponential.
+  F e, e_less_one;
+  exp_and_less_one(shifted, e, e_less_one);
+  const F less_one = (e_less_one - rest) / sum;
+  const F others = row.allowed - (target_masked ? F{} : target.class_weight);
+  result.at_target =
+      target.upstream * slope *
+      (weight_sum * less_one + product(uniform, others) + z_slope * (less_one + 1.0));
+  return result;
+}
+
+}  // namespace
+}  // namespace flatstep::FLATSTEP_ELEMENTS

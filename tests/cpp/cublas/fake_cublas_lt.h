@@ -1,0 +1,16 @@
+// What the stand-in for cuBLASLt tells the test, which finds `fake_state` in the library that was
+// loaded.
+#pragma once
+
+extern "C" {
+struct FakeState {
+  int handles, searches, products;  // so far
+  int live;                         // descriptors that were not destroyed
+  int with_bias;                    // products whose bias was added by the library
+  // Set by the test:
+  int refuse_bias;  // no algorithm with a bias
+  int refuse_all;   // no algorithm at all
+  int fail_with;    // status of every product
+};
+using FakeStateFunction = FakeState*();
+}

@@ -1,0 +1,99 @@
+// Arithmetic that all devices share: powers, random bits of a lane, the order of the norm's sum.
+#define FLATSTEP_ELEMENTS element_test
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "check.h"
+#include "core/rounding.h"
+#include "element/power.h"
+#include "flatstep/grad.h"
+
+namespace {
+
+using namespace flatstep;
+
+#if defined(__SIZEOF_FLOAT128__)
+using Wide = __float128;
+#else
+using Wide = long double;
+#endif
+
+double reference_power(double base, std::int64_t exponent) {
+  Wide result = 1, square = base;
+  for (; exponent > 0; exponent >>= 1, square *= square) {
+    if (exponent & 1) result *= square;
+  }
+  return static_cast<double>(result);
+}
+
+// The correctly rounded powers; where they are beyond the range of 1e-290, next to nothing.
+void test_power() {
+  using element_test::power;
+  CHECK(power(0.9, 0) == 1.0 && power(0.0, 3) == 0.0 && power(0.999, 1) == 0.999);
+  CHECK(power(0.5, 40) == 0x1p-40 && power(1.0, 1000000) == 1.0);
+  std::mt19937_64 engine(1);
+  std::uniform_real_distribution<double> uniform;
+  const double betas[] = {0.9, 0.95, 0.99, 0.999, 0.9999, 0.9999999, 0.5, 0.1};
+  const std::int64_t last = (std::int64_t{1} << 48) - 1;
+  int wrong = 0;
+  const auto check = [&](double beta, std::int64_t t) {
+    const double got = power(beta, t), wanted = reference_power(beta, t);
+    wrong += got == wanted || (got < 1e-290 && wanted < 1e-290) ? 0 : 1;
+  };
+  for (int i = 0; i < 400000; ++i) {
+    const double random = 1 - std::exp2(-23 * uniform(engine));
+    const double beta = i % 2 ? random : betas[i / 2 % 8];
+    const double most = std::fmin(700 / -std::log(beta), static_cast<double>(last));
+    check(beta, static_cast<std::int64_t>(std::exp2(std::log2(most) * uniform(engine))));
+  }
+  for (const double beta : betas) {
+    for (const std::int64_t t : {std::int64_t{2}, std::int64_t{1000000}, last - 1, last}) {
+      check(beta, t);
+    }
+  }
+  CHECK(wrong == 0);
+}
+
+void test_rounding_bits_of_a_lane() {
+  for (const std::int64_t step : {std::int64_t{1}, (std::int64_t{1} << 48) - 1}) {
+    const RoundingKey key{0x123456789abcdefu, step, 5};
+    for (const std::int64_t block : {std::int64_t{0}, std::int64_t{7}, std::int64_t{1} << 34}) {
+      std::uint16_t bits[kRoundingBlock];
+      cpu::kernels().rounding_bits(key, block * kRoundingBlock, kRoundingBlock, bits);
+      bool same = true;
+      for (int lane = 0; lane < 32; ++lane) {
+        const RoundingBits4 own = rounding_bits_of_lane(key, block, lane);
+        for (int j = 0; j < 4; ++j) same &= own.bits[j] == bits[lane + 32 * j];
+      }
+      CHECK(same);
+    }
+  }
+}
+
+// Groups of 256 chunks in order, then the groups in order.
+void test_order_of_the_norm() {
+  GradPartials partials({(600 * GradPartials::kChunk)});
+  CHECK(partials.chunks() == 600);
+  std::mt19937_64 engine(2);
+  std::uniform_real_distribution<double> uniform;
+  for (double& sum : partials.sums) sum = std::exp2(60 * uniform(engine) - 30);
+  const auto sum_of = [&](std::size_t begin, std::size_t end) {
+    double sum = 0;
+    for (std::size_t i = begin; i < end; ++i) sum += partials.sums[i];
+    return sum;
+  };
+  const double wanted = (sum_of(0, 256) + sum_of(256, 512)) + sum_of(512, 600);
+  CHECK(partials.norm() == std::sqrt(wanted));
+  CHECK(GradPartials().norm() == 0);
+}
+
+}  // namespace
+
+int main() {
+  require_isa();
+  test_power();
+  test_rounding_bits_of_a_lane();
+  test_order_of_the_norm();
+  return report();
+}

@@ -1,0 +1,53 @@
+// Stands in for cuBLAS where the CUDA backend runs in the emulator: plain loops, sums in float64 in
+// the order of k, rounded once to float32 and from there to the result's type.
+#include "cuda/blas.h"
+
+#include "cuda/element.h"
+
+namespace flatstep::cuda {
+namespace {
+
+float value_at(const void* data, DType dtype, std::int64_t index) {
+  switch (dtype) {
+    case DType::bf16:
+      return to_float(static_cast<const bf16_bits*>(data)[index]);
+    case DType::f16:
+      return to_float(static_cast<const f16_bits*>(data)[index]);
+    default:
+      return static_cast<const float*>(data)[index];
+  }
+}
+
+void store(void* data, DType dtype, std::int64_t index, float value) {
+  switch (dtype) {
+    case DType::bf16:
+      static_cast<bf16_bits*>(data)[index] = from_float<bf16_bits>(value);
+      break;
+    case DType::f16:
+      static_cast<f16_bits*>(data)[index] = from_float<f16_bits>(value);
+      break;
+    default:
+      static_cast<float*>(data)[index] = value;
+  }
+}
+
+}  // namespace
+
+void gemm(const Gemm& call, void*, std::size_t, cudaStream_t) {
+  for (std::int64_t i = 0; i < call.m; ++i) {
+    for (std::int64_t j = 0; j < call.n; ++j) {
+      const std::int64_t at = i * call.ldc + j;
+      double sum = call.accumulate ? value_at(call.c, call.type_c, at) : 0.0;
+      if (call.bias != nullptr) sum += call.bias[j];
+      for (std::int64_t p = 0; p < call.k; ++p) {
+        const std::int64_t at_a = call.transpose_a ? p * call.lda + i : i * call.lda + p;
+        const std::int64_t at_b = call.transpose_b ? j * call.ldb + p : p * call.ldb + j;
+        sum += static_cast<double>(value_at(call.a, call.type_a, at_a)) *
+               value_at(call.b, call.type_b, at_b);
+      }
+      store(call.c, call.type_c, at, static_cast<float>(sum));
+    }
+  }
+}
+
+}  // namespace flatstep::cuda
