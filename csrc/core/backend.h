@@ -84,6 +84,8 @@ class Backend {
   // Whether 16-bit products have both factors, and may have their result, in that type; otherwise
   // the first factor and the result are f32.
   virtual bool half_products() const = 0;
+  // Numbers of rows that products like.
+  virtual std::int64_t gemm_row_multiple() const = 0;
   // out[j] = sum over rows of x[i, j], or added to out with accumulate.
   virtual void column_sum(const ConstMatrix& x, float* out, bool accumulate) const = 0;
   // f32 to bf16 or f16, rounded to nearest even, or back.

@@ -68,8 +68,8 @@ struct Chunks {
   }
   std::size_t extra_bytes() const { return bytes(1, 0) - bytes(1, 1); }
 
-  // Rows of each chunk but the last: as equal as they can be, and a multiple of 12, which suits the
-  // tiles of the products, where that fits.
+  // Rows of each chunk but the last: as equal as they can be, and a number that suits the products,
+  // where that fits.
   std::int64_t rows(std::size_t most_bytes) const {
     if (most_bytes < bytes(1, 1)) {
       fail("workspace_bytes", std::to_string(most_bytes),
@@ -83,7 +83,8 @@ struct Chunks {
     const std::int64_t rows = std::max<std::int64_t>(1, shape.rows);
     const std::int64_t chunks = (rows + most - 1) / most;
     const std::int64_t equal = (rows + chunks - 1) / chunks;
-    return std::min(most, (equal + 11) / 12 * 12);
+    const std::int64_t multiple = backend.gemm_row_multiple();
+    return std::min(most, (equal + multiple - 1) / multiple * multiple);
   }
 };
 

@@ -3,8 +3,8 @@
 
 #include <climits>
 
-#include "core/arena.h"
 #include "core/checks.h"
+#include "core/dropout_task.h"
 #include "cuda/blas.h"
 #include "cuda/cross_entropy.h"
 #include "cuda/devices.h"
@@ -114,6 +114,60 @@ class CudaBackend final : public Backend {
     cuda::gemm(call, workspace, kGemmWorkspaceBytes, stream_);
   }
   bool half_products() const override { return true; }
+  std::int64_t gemm_row_multiple() const override { return 128; }
+  void column_sum(const ConstMatrix& x, float* out, bool accumulate) const override {
+    cuda::column_sum(x, out, accumulate, stream_);
+  }
+  void convert(const ConstMatrix& from, void* to, DType to_dtype,
+               std::int64_t to_row_stride) const override {
+    const OnDevice scope(device_.index);
+    cuda::convert(from, to, to_dtype, to_row_stride, stream_);
+  }
+
+  double grad_norm(const std::vector<const void*>& grads, DType dtype,
+                   GradPartials& partials) const override {
+    const OnDevice scope(device_.index);
+    const PartialSums sums = make_room(partials, stream_);
+    fill_partials(grads.data(), dtype, partials, sums, stream_);
+    return cuda::norm_of(sums, partials.chunks(), stream_);
+  }
+  GradNorm first_beyond(const std::vector<const void*>& grads, DType dtype,
+                        const GradPartials& chunks, double limit) const override {
+    const OnDevice scope(device_.index);
+    return cuda::first_beyond(grads.data(), dtype, chunks, limit, stream_);
+  }
+  void scale(const std::vector<void*>& grads, DType dtype, const GradPartials& chunks,
+             double factor) const override {
+    const OnDevice scope(device_.index);
+    cuda::scale(grads.data(), dtype, chunks, factor, stream_);
+  }
+  void accumulate(const std::vector<void*>& totals, const std::vector<const void*>& src,
+                  const AccumulateOptions& options, GradPartials& partials) const override {
+    const OnDevice scope(device_.index);
+    const PartialSums sums = make_room(partials, stream_);
+    cuda::accumulate(totals.data(), src.data(), options, partials, sums, stream_);
+  }
+  double norm_of(const GradPartials& partials) const override {
+    const OnDevice scope(device_.index);
+    return cuda::norm_of(sums_of(partials), partials.chunks(), stream_);
+  }
+
+  std::unique_ptr<StepEngine> step_engine(const OptimizerOptions& options,
+                                          const std::vector<Segment>& segments) const override {
+    const OnDevice scope(device_.index);
+    return cuda::step_engine(options, segments, device_.index, stream_);
+  }
+
+  void dropout(const float* x, float* out, std::int64_t size, double p, const DropoutKey& key,
+               std::int64_t first) const override {
+    const OnDevice scope(device_.index);
+    cuda::dropout(dropout_task(p, key), x, out, size, first, stream_);
+  }
+  void dropout_mask(std::uint8_t* out, std::int64_t size, double p, const DropoutKey& key,
+                    std::int64_t first) const override {
+    const OnDevice scope(device_.index);
+    cuda::dropout_mask(dropout_task(p, key), out, size, first, stream_);
+  }
 
  private:
   Device device_;

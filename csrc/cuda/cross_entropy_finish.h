@@ -32,8 +32,8 @@ __device__ __forceinline__ void store_rows(const CrossEntropyRows& rows, std::in
 }
 
 // Two stretches of a row as one.
-__device__ __noinline__ CrossEntropyBlock merged(const CrossEntropyBlock& a,
-                                                 const CrossEntropyBlock& b) {
+[[maybe_unused]] __device__ __noinline__ CrossEntropyBlock merged(const CrossEntropyBlock& a,
+                                                                  const CrossEntropyBlock& b) {
   RowSums<double> row = empty_row(b.maximum > a.maximum ? b : a);
   add_block(a, row);
   add_block(b, row);

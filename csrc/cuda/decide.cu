@@ -1,8 +1,7 @@
 #include "cuda/decide.h"
 
-#define FLATSTEP_ELEMENTS cuda
 #include "core/step_scale.h"
-#include "cuda/device.h"
+#include "cuda/arithmetic.h"
 #include "element/update_scalars.h"
 
 namespace flatstep::cuda {

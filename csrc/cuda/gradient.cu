@@ -2,9 +2,7 @@
 // (cpu/kernels/reduction.cpp), so the sums have the same bits: lane l adds elements l, l + 32, ...
 #include "cuda/gradient.h"
 
-#define FLATSTEP_ELEMENTS cuda
-#include "cuda/decide.h"
-#include "cuda/device.h"
+#include "cuda/arithmetic.h"
 #include "cuda/find.h"
 #include "cuda/tensors.h"
 #include "element/factor.h"
@@ -131,6 +129,14 @@ __global__ void __launch_bounds__(kThreads)
   }
 }
 
+// Kernels have no float64.
+void refuse_float64(DType dtype, const char* argument) {
+  if (dtype == DType::f64) {
+    throw InvalidArgument(std::string(argument) +
+                          ": got float64 on CUDA, expected float32, bfloat16 or float16");
+  }
+}
+
 // Calls body(an element of the type).
 template <class Body>
 void with_type(DType dtype, const char* argument, const Body& body) {
@@ -144,19 +150,6 @@ void with_type(DType dtype, const char* argument, const Body& body) {
   }
 }
 
-// What GradPartials::on_device points to.
-struct DevicePartials {
-  StreamMemory memory;
-  PartialSums sums;
-
-  DevicePartials(std::int64_t chunks, cudaStream_t stream)
-      : memory(allocate_on_stream(static_cast<std::size_t>(chunks) * kBytes, stream)) {
-    sums.sums = static_cast<double*>(memory.get());
-    sums.largest = reinterpret_cast<std::uint32_t*>(sums.sums + chunks);
-  }
-  static constexpr std::size_t kBytes = sizeof(double) + sizeof(std::uint32_t);
-};
-
 unsigned blocks_of_warps(std::int32_t chunks) {
   return static_cast<unsigned>((chunks + kWarps - 1) / kWarps);
 }
@@ -164,27 +157,15 @@ unsigned blocks_of_warps(std::int32_t chunks) {
 }  // namespace
 
 PartialSums make_room(GradPartials& partials, cudaStream_t stream) {
+  constexpr std::size_t kBytes = sizeof(double) + sizeof(std::uint32_t);
   const std::int64_t chunks = partials.chunks();
-  auto owner = std::make_shared<DevicePartials>(chunks, stream);
+  auto owner = std::make_shared<DevicePartials>();
+  owner->memory = allocate_on_stream(static_cast<std::size_t>(chunks) * kBytes, stream);
+  owner->sums.sums = static_cast<double*>(owner->memory.get());
+  owner->sums.largest = reinterpret_cast<std::uint32_t*>(owner->sums.sums + chunks);
   partials.on_device = owner;
   partials.sums.clear();
   return owner->sums;
-}
-
-PartialSums sums_of(const GradPartials& partials) {
-  if (partials.on_device == nullptr) {
-    throw InvalidArgument(
-        "partials: got some without sums on the device, expected those of accumulate or of a "
-        "backward pass");
-  }
-  return static_cast<const DevicePartials*>(partials.on_device.get())->sums;
-}
-
-void refuse_float64(DType dtype, const char* argument) {
-  if (dtype == DType::f64) {
-    throw InvalidArgument(std::string(argument) +
-                          ": got float64 on CUDA, expected float32, bfloat16 or float16");
-  }
 }
 
 void fill_partials(const void* const* grads, DType dtype, const GradPartials& chunks,

@@ -8,6 +8,7 @@
 #include <cstdint>
 
 #include "cuda/memory.h"
+#include "flatstep/error.h"
 #include "flatstep/grad.h"
 
 namespace flatstep::cuda {
@@ -19,13 +20,23 @@ struct PartialSums {
   std::uint32_t* largest;
 };
 
-// Makes room for the sums in GradPartials::on_device, from the stream's memory.
+// What GradPartials::on_device points to.
+struct DevicePartials {
+  StreamMemory memory{nullptr, FreeInOrder{nullptr}};
+  PartialSums sums{};
+};
+
+// Makes it, from the stream's memory.
 PartialSums make_room(GradPartials& partials, cudaStream_t stream);
 // Those that somebody has filled; throws InvalidArgument where nobody has.
-PartialSums sums_of(const GradPartials& partials);
-
-// Throws InvalidArgument for float64, which kernels do not have.
-void refuse_float64(DType dtype, const char* argument);
+inline PartialSums sums_of(const GradPartials& partials) {
+  if (partials.on_device == nullptr) {
+    throw InvalidArgument(
+        "partials: got some without sums on the device, expected those of accumulate or of a "
+        "backward pass");
+  }
+  return static_cast<const DevicePartials*>(partials.on_device.get())->sums;
+}
 
 void fill_partials(const void* const* grads, DType dtype, const GradPartials& chunks,
                    const PartialSums& partials, cudaStream_t stream);

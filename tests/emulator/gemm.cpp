@@ -7,7 +7,7 @@
 namespace flatstep::cuda {
 namespace {
 
-float value_at(const void* data, DType dtype, std::int64_t index) {
+float element_of(const void* data, DType dtype, std::int64_t index) {
   switch (dtype) {
     case DType::bf16:
       return to_float(static_cast<const bf16_bits*>(data)[index]);
@@ -37,13 +37,13 @@ void gemm(const Gemm& call, void*, std::size_t, cudaStream_t) {
   for (std::int64_t i = 0; i < call.m; ++i) {
     for (std::int64_t j = 0; j < call.n; ++j) {
       const std::int64_t at = i * call.ldc + j;
-      double sum = call.accumulate ? value_at(call.c, call.type_c, at) : 0.0;
+      double sum = call.accumulate ? element_of(call.c, call.type_c, at) : 0.0;
       if (call.bias != nullptr) sum += call.bias[j];
       for (std::int64_t p = 0; p < call.k; ++p) {
         const std::int64_t at_a = call.transpose_a ? p * call.lda + i : i * call.lda + p;
         const std::int64_t at_b = call.transpose_b ? j * call.ldb + p : p * call.ldb + j;
-        sum += static_cast<double>(value_at(call.a, call.type_a, at_a)) *
-               value_at(call.b, call.type_b, at_b);
+        sum += static_cast<double>(element_of(call.a, call.type_a, at_a)) *
+               element_of(call.b, call.type_b, at_b);
       }
       store(call.c, call.type_c, at, static_cast<float>(sum));
     }
