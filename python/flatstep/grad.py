@@ -15,7 +15,7 @@ def grad_norm(grads):
 
     Squares are summed in float64 over fixed chunks, so the result has the same bits for any number
     of threads. Not finite when an element is not. On CUDA all arrays are on one device, the bits
-    are those of the CPU, and the call waits for the device.
+    are those of the CPU, and the call waits for the device; float64 is refused.
 
     Raises:
         ValueError, TypeError: an array is not contiguous, of another dtype or on another device.
@@ -47,7 +47,8 @@ def accumulate(totals, src, *, scale=1.0, overwrite=False, layout=None):
     """Adds ``scale * src`` to ``totals``, and takes the norm of the result from the same visit.
 
     Args:
-        totals: one array or a list of arrays, float32 or float64, written in place.
+        totals: one array or a list of arrays, float32 or float64 (on CUDA float32 alone), written
+            in place.
         src: arrays of the same shapes; float64 for float64 totals, else float32, bfloat16 or
             float16.
         scale: a factor of what is added, rounded to the dtype of the totals.

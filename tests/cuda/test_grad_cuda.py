@@ -25,7 +25,7 @@ def stored_of(here):
     return here.bits if isinstance(here, bfloat16.Bfloat16Array) else here
 
 
-@pytest.mark.parametrize("dtype", (*FORMATS, "float64"))
+@pytest.mark.parametrize("dtype", FORMATS)
 def test_norm(rng, dtype):
     pairs = [pair(normal(rng, size), dtype) for size in SIZES]
     here, there = map(list, zip(*pairs, strict=True))
@@ -115,8 +115,11 @@ def test_the_shape_of_a_mask():
 
 def test_wrong_types_are_refused(rng):
     there = fs.to_device(normal(rng, 8))
-    whole = fs.DeviceArray.zeros(8, "int32")
+    whole, double = fs.DeviceArray.zeros(8, "int32"), fs.DeviceArray.zeros(8, "float64")
     for call, name in (
+        (lambda: fs.grad_norm(double), "grads"),
+        (lambda: fs.clip_grad_norm_([double], 1.0), "grads"),
+        (lambda: fs.accumulate(double, fs.DeviceArray.zeros(8, "float64")), "totals"),
         (lambda: fs.grad_norm(whole), "grads"),
         (lambda: fs.accumulate(whole, there), "totals"),
         (lambda: fs.accumulate(there, whole), "src"),
