@@ -13,15 +13,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import flatstep as fs
 
-pytest.register_assert_rewrite("bad_input", "linear_case", "loss_checks", "optim_case")
+pytest.register_assert_rewrite("bad_input", "cuda_case", "linear_case", "loss_checks", "optim_case")
 
-# Without PyTorch there is nothing to compare with, and nothing is drawn without matplotlib: those
-# tests are absent, not skipped.
+CUDA = bool(fs.info()["cuda"]["devices"])
+
+# Without PyTorch there is nothing to compare with, nothing is drawn without matplotlib, and kernels
+# of a GPU need one (or the emulated build): those tests are absent, not skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")
 if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
+if not CUDA:
+    collect_ignore_glob.append("cuda/*")
 
 HAS = {
     # The kernels of the x86-64 baseline round a product and a sum twice; PyTorch's fuse them.
@@ -29,6 +33,7 @@ HAS = {
     "long double": np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant,
     "fork": hasattr(os, "fork"),
     "mkfifo": hasattr(os, "mkfifo"),
+    "no cuda": not CUDA,
     "cmake": shutil.which("cmake") is not None,
     "nvcc": shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists(),
 }

@@ -63,12 +63,16 @@ class Case:
             options["stochastic_rounding"] = True
         if "copy" in words:
             self.copies = [np.zeros(array.shape, np.uint16) for array in self.params]
-            copies = [bfloat16.Bfloat16Array(bits) for bits in self.copies]
+            copies = [self.given(bits) for bits in self.copies]
             options["bf16_copy"] = copies[0] if one else copies
         if kind == "sgd":
             options.setdefault("momentum", 0.9)
-        given = [bfloat16.Bfloat16Array(bits) for bits in self.params] if half else self.params
+        given = [self.given(array) for array in self.params]
         self.optimizer = make(kind, given[0] if one else given, **options)
+
+    def given(self, array):
+        """What the optimizer is given for an array as stored."""
+        return bfloat16.Bfloat16Array(array) if array.dtype == np.uint16 else array
 
     def step(self, grads, **options):
         return self.optimizer.step(grads, **options)

@@ -46,10 +46,12 @@ function(flatstep_emulated_cuda target)
   list(TRANSFORM FLATSTEP_EMULATOR_SOURCES PREPEND ${emulator}/)
   set(gemm ${emulator}/gemm.cpp)
   target_sources(${target} PRIVATE ${FLATSTEP_EMULATOR_SOURCES} ${gemm})
+  set_source_files_properties(${FLATSTEP_EMULATOR_SOURCES} PROPERTIES COMPILE_OPTIONS
+                              -Wno-missing-field-initializers)
   set_source_files_properties(${ARGN} PROPERTIES LANGUAGE CXX)
   set_source_files_properties(
     ${ARGN} ${gemm} PROPERTIES COMPILE_OPTIONS
-    "-x;c++;-fno-strict-aliasing;-ffp-contract=off;-Wno-unknown-pragmas")
+    "-x;c++;-fno-strict-aliasing;-ffp-contract=off;-Wno-unknown-pragmas;-Wno-unused-function")
   target_compile_definitions(${target} PRIVATE FLATSTEP_CUDA_EMULATED)
   target_include_directories(${target} BEFORE PRIVATE ${emulator})
   find_package(Threads REQUIRED)

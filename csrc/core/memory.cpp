@@ -26,5 +26,7 @@ void fill_zero(void* data, std::size_t bytes, const Device& device) {
   if (bytes > 0) backend_of(device)->fill_zero(data, bytes);
 }
 void synchronize(const Device& device) { backend_of(device)->synchronize(); }
+void synchronize_device(const Device& device) { backend_of(device)->synchronize_device(); }
+bool capturing(const Device& device) { return backend_of(device)->capturing(); }
 
 }  // namespace flatstep

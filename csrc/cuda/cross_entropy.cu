@@ -43,10 +43,10 @@ __device__ __forceinline__ void row_of(const CrossEntropyRows& rows, const LossT
         pairs_of<kPairs>(classes, again ? visit - stretches : visit);
     float x[2 * kPairs];
     load_slice(logits, rows.dtype, classes, pairs, x);
-    const float maximum =
-        again ? memory.row.maximum : cluster_maximum(largest_of(pairs, x), memory);
+    const float own = largest_of(pairs, x);
+    const float maximum = again ? memory.row.maximum : cluster_maximum(own, memory);
     const SliceUnit unit(maximum);
-    const PartSums part = sum_slice<kSmooth>(x, unit, weights, pairs);
+    const PartSums part = sum_slice<kSmooth>(x, unit, own, weights, pairs);
     if (!again) {
       const PartSums sums = cluster_sum(part, memory);
       if (threadIdx.x == 0) {

@@ -80,9 +80,11 @@ __global__ void __launch_bounds__(kWarps* kWarp)
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     if (!own.has(r)) continue;
-    const float maximum = warp_max(largest_of(pairs, x[r]));
+    const float own_largest = largest_of(pairs, x[r]);
+    const float maximum = warp_max(own_largest);
     const SliceUnit unit(maximum);
-    const PartSums sums = sum_over_warp(sum_slice<kSmooth>(x[r], unit, weights, pairs));
+    const PartSums sums =
+        sum_over_warp(sum_slice<kSmooth>(x[r], unit, own_largest, weights, pairs));
     if (lane() == r) block = block_of(sums, maximum, unit);
   }
   FinishedRow finished{};

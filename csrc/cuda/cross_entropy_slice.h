@@ -154,16 +154,46 @@ __device__ __forceinline__ void store_element(void* row, DType dtype, std::int64
   });
 }
 
-// exp(x) 2^-k with the reduction of element/exponential.h and the device's power of two: 1.7 ULP.
-__device__ __forceinline__ float exp_in_unit(float x, float cutoff, std::uint32_t bias) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const float shifted = fmaf(x, 1.44269504f, kRound);
-  const float n = shifted - kRound;
-  float r = fmaf(n, -0.693147182464599609375f, x);
-  r = fmaf(n, 1.904654323148236017e-9f, r);
-  const float power = float_of((bits_of(shifted) + bias) << 23);  // 2^(n - k)
-  const float value = exp2_approx(r * 1.44269504f) * power;
-  return keep(at_least(x, cutoff), value);
+// The larger; NaN if x is.
+__device__ __forceinline__ float at_least_or_nan(float x, float limit) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(limit));
+  return result;
+#else
+  return x < limit ? limit : x;
+#endif
+}
+
+// The unit of some logits (see Unit) and their largest: too large ones are shifted first.
+struct SliceUnit {
+  float shift, top;
+  std::int32_t exponent;
+  float magic;  // adding it to x / ln2 rounds to an integer, and leaves 127 + n - k in the low bits
+  float lowest;  // logits below it count as it, and their exponentials as 0
+
+  __device__ __forceinline__ explicit SliceUnit(float maximum)
+      : shift(Unit<float>::in_range(maximum) ? 0.0f : maximum),
+        top(Unit<float>::in_range(maximum) ? maximum : 0.0f),
+        exponent(Unit<float>(top).exponent),
+        magic(12582912.0f + 127.0f - static_cast<float>(exponent)),
+        lowest(static_cast<float>((exponent - 127.0) * kLn2High)) {}
+
+  // x / ln2 = n + t with |t| <= 1/2, the product exact to twice the precision, then 2^t by the
+  // device and 2^(n - k) by its bits, which are those of 0 at the lowest logit. Error 1.7 ULP.
+  __device__ __forceinline__ float exponential(float x) const {
+    constexpr float kLog2High = 1.442695040f, kLog2Low = 1.925963033e-8f;  // of e
+    const float shifted = fmaf(x, kLog2High, magic);
+    const float n = shifted - magic;
+    const float t = fmaf(x, kLog2Low, fmaf(x, kLog2High, -n));
+    return exp2_approx(t) * float_of(bits_of(shifted) << 23);
+  }
+};
+
+// The exponential of the largest logit in its unit.
+__device__ __forceinline__ float top_of(float maximum) {
+  const SliceUnit in(maximum);
+  return in.exponential(at_least_or_nan(in.top, in.lowest));
 }
 
 template <int kStride, int kPairs>
@@ -196,57 +226,45 @@ __device__ __forceinline__ PartSums sum_over_warp(const PartSums& part) {
           warp_sum(part.allowed), warp_sum(part.tops),     warp_sum(part.unmasked)};
 }
 
-// The unit of some logits, and their largest as it is compared with: too large ones are shifted.
-struct SliceUnit {
-  float shift, top;
-  Unit<float> unit;
-  __device__ __forceinline__ explicit SliceUnit(float maximum)
-      : shift(Unit<float>::in_range(maximum) ? 0.0f : maximum),
-        top(Unit<float>::in_range(maximum) ? maximum : 0.0f),
-        unit(top) {}
-};
-
-// The exponential of the largest logit in its unit.
-__device__ __forceinline__ float top_of(float maximum) {
-  const SliceUnit in(maximum);
-  return exp_in_unit(in.top, in.unit.cutoff(), in.unit.bias());
-}
+// Whether a thread's warp has the largest logit of the row, or one of them: others take a shorter
+// loop.
+enum class Largest { here, elsewhere };
 
 // Puts the exponentials in the logits' place and adds them up. When smoothing, a masked class keeps
 // -1, which tells it from one that underflowed.
-template <bool kSmooth, int kStride, int kPairs>
+template <bool kSmooth, Largest kLargest, int kStride, int kPairs>
 __device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, const float* weights,
                                               const Pairs<kStride, kPairs>& pairs) {
   constexpr float kMasked = -kInfinite<float>;
-  if (in.shift != 0) {
-#pragma unroll
-    for (int i = 0; i < 2 * kPairs; ++i) x[i] -= in.shift;
-  }
-  const float cutoff = in.unit.cutoff();
-  const std::uint32_t bias = in.unit.bias();
   const float reference = in.top == kMasked ? 0.0f : in.top;
   const float* own_weights = weights == nullptr ? nullptr : weights + pairs.first;
   float rest[2] = {}, weighted[2] = {}, logits[2] = {}, allowed[2] = {};
   int tops = 0, unmasked = 0;
   const auto add = [&](int k, int half) {
     float& value = x[2 * k + half];
-    float e = exp_in_unit(value, cutoff, bias);
-    const bool top = value >= in.top;
-    rest[half] += top ? 0.0f : e;  // beside the largest the small terms would lose their digits
-    tops += top ? 1 : 0;
-    const float below = fmaxf(value - reference, -3.0e38f);  // finite: times an e of 0 it is 0
-    weighted[half] = fmaf(e, below, weighted[half]);
+    const float logit = value;
+    // Finite but for NaN, so that times an exponential of 0 its distance is 0.
+    const float clamped = at_least_or_nan(logit, in.lowest);
+    const float e = in.exponential(clamped);
+    if (kLargest == Largest::here) {
+      const bool top = logit >= in.top;
+      if (!top) rest[half] += e;  // beside the largest the small terms would lose their digits
+      tops += top ? 1 : 0;
+    } else {
+      rest[half] += e;
+    }
+    weighted[half] = fmaf(e, clamped - reference, weighted[half]);
+    value = e;
     if (kSmooth) {
-      const bool masked = value == kMasked;
+      const bool masked = logit == kMasked;
       const float weight = masked                   ? 0.0f
                            : own_weights == nullptr ? 1.0f
                                                     : own_weights[pairs.offset(k) + half];
-      logits[half] = fmaf(weight, below, logits[half]);
+      logits[half] = fmaf(weight, masked ? 0.0f : logit - reference, logits[half]);
       allowed[half] += weight;
       unmasked += masked ? 0 : 1;
-      e = masked ? -1.0f : e;
+      value = masked ? -1.0f : e;
     }
-    value = e;
   };
   for_each_pair(pairs, [&](int k) {
     add(k, 0);
@@ -258,13 +276,29 @@ __device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, con
   return {both(rest), both(weighted), both(logits), both(allowed), tops, unmasked};
 }
 
+// `own` is the largest of this thread's logits.
+template <bool kSmooth, int kStride, int kPairs>
+__device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, float own,
+                                              const float* weights,
+                                              const Pairs<kStride, kPairs>& pairs) {
+  if (in.shift != 0) {
+#pragma unroll
+    for (int i = 0; i < 2 * kPairs; ++i) x[i] -= in.shift;
+    own -= in.shift;
+  }
+  if (__any_sync(kAllLanes, !(own < in.top))) {
+    return sum_slice<kSmooth, Largest::here>(x, in, weights, pairs);
+  }
+  return sum_slice<kSmooth, Largest::elsewhere>(x, in, weights, pairs);
+}
+
 // The block of element/ that these sums are.
 __device__ __forceinline__ CrossEntropyBlock block_of(const PartSums& sums, float maximum,
                                                       const SliceUnit& in) {
   CrossEntropyBlock block;
   block.largest = block.maximum = static_cast<double>(maximum);
   block.shift = static_cast<double>(in.shift);
-  block.exponent = in.unit.exponent;
+  block.exponent = in.exponent;
   const bool masked = maximum == -kInfinite<float>;
   block.rest = sums.rest;
   block.total = masked ? sums.rest : sums.rest + sums.tops * static_cast<double>(top_of(maximum));

@@ -41,8 +41,8 @@ std::string shape_text(const std::vector<std::int64_t>& shape) {
   return text + "]";
 }
 
-ArrayArg::ArrayArg(py::handle object, ArgumentName name, Access access)
-    : name_(std::move(name)), exported_(export_tensor(object, name_)) {
+ArrayArg::ArrayArg(py::handle object, ArgumentName name, Access access, const Place* place)
+    : name_(std::move(name)), exported_(export_tensor(object, name_, place)) {
   const dlpack::ManagedTensorVersioned* versioned = exported_.versioned;
   if (versioned != nullptr && versioned->version.major != dlpack::kMajorVersion) {
     release();
@@ -77,18 +77,21 @@ ArrayArg::ArrayArg(py::handle object, ArgumentName name, Access access)
 
 ArrayArg::ArrayArg(ArrayArg&& other) noexcept
     : name_(std::move(other.name_)),
-      exported_(std::exchange(other.exported_, {})),
+      exported_(other.exported_),
       data_(other.data_),
       dtype_(other.dtype_),
-      device_(other.device_),
       shape_(std::move(other.shape_)),
       strides_(std::move(other.strides_)),
-      size_(other.size_) {}
+      size_(other.size_) {
+  other.exported_.legacy = nullptr;
+  other.exported_.versioned = nullptr;
+}
 
 ArrayArg::~ArrayArg() { release(); }
 
 void ArrayArg::release() {
-  const auto [legacy, versioned] = std::exchange(exported_, {});
+  auto* legacy = std::exchange(exported_.legacy, nullptr);
+  auto* versioned = std::exchange(exported_.versioned, nullptr);
   if (legacy != nullptr && legacy->deleter != nullptr) legacy->deleter(legacy);
   if (versioned != nullptr && versioned->deleter != nullptr) versioned->deleter(versioned);
 }
@@ -151,11 +154,12 @@ ConstMatrix ArrayArg::matrix() const {
   return {data_, dtype_, rows, cols, size_ > 0 ? row_stride : cols};
 }
 
-IndexArg::IndexArg(py::handle object, const std::string& name)
-    : array_(object, name, Access::read) {
+IndexArg::IndexArg(py::handle object, const std::string& name, const Place& place)
+    : array_(object, name, Access::read, &place) {
   if (array_.dtype() != DType::i32 && array_.dtype() != DType::i64) {
     wrong_type(name, name_of(array_.dtype()), "int32 or int64");
   }
+  if (array_.device().type != DeviceType::cpu) array_.require_contiguous();
   if (array_.contiguous()) return;
   copy_.reserve(static_cast<std::size_t>(array_.size()));
   array_.for_each_offset([&](std::int64_t offset) {

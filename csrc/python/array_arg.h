@@ -15,10 +15,13 @@ namespace flatstep::python {
 enum class Access { read, write };
 
 // Holds the exporter's memory for its lifetime; destroy it with the GIL held. Every error names
-// the argument and is a TypeError (what it is) or a ValueError (its shape, layout, flags).
+// the argument and is a TypeError (what it is) or a ValueError (its device, shape, layout, flags).
+//
+// All arrays of a call are on one device, and the call runs on one stream there: the first array
+// decides, and gives the others their place.
 class ArrayArg {
  public:
-  ArrayArg(py::handle object, ArgumentName name, Access access);
+  ArrayArg(py::handle object, ArgumentName name, Access access, const Place* place = nullptr);
   ~ArrayArg();
   ArrayArg(ArrayArg&& other) noexcept;
   ArrayArg(const ArrayArg&) = delete;
@@ -27,7 +30,8 @@ class ArrayArg {
   std::string name() const { return name_.text(); }
   void* data() const { return data_; }
   DType dtype() const { return dtype_; }
-  Device device() const { return device_; }
+  const Device& device() const { return exported_.device; }
+  Place place() const { return {device(), name()}; }
   const std::vector<std::int64_t>& shape() const { return shape_; }
   std::int64_t size() const { return size_; }
   bool contiguous() const;
@@ -63,16 +67,16 @@ class ArrayArg {
   ExportedTensor exported_;
   void* data_ = nullptr;
   DType dtype_ = DType::f32;
-  Device device_;
   std::vector<std::int64_t> shape_;
   std::vector<std::int64_t> strides_;
   std::int64_t size_ = 1;
 };
 
-// Class or token ids as an IndexArray; ids that are not contiguous are copied.
+// Class or token ids as an IndexArray. Those that are not contiguous are copied on the CPU, and
+// refused on other devices.
 class IndexArg {
  public:
-  IndexArg(py::handle object, const std::string& name);
+  IndexArg(py::handle object, const std::string& name, const Place& place);
   IndexArray array() const;
   const std::vector<std::int64_t>& shape() const { return array_.shape(); }
 

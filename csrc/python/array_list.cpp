@@ -2,15 +2,26 @@
 
 namespace flatstep::python {
 
-std::vector<ArrayArg> take_arrays(const py::list& objects, const char* name, Access access) {
+std::vector<ArrayArg> take_arrays(const py::list& objects, const char* name, Access access,
+                                  const Place* place) {
   std::vector<ArrayArg> arrays;
   arrays.reserve(objects.size());
+  Place first;
   for (std::size_t i = 0; i < objects.size(); ++i) {
     arrays.emplace_back(objects[i],
-                        objects.size() == 1 ? ArgumentName(name) : ArgumentName(name, i), access);
+                        objects.size() == 1 ? ArgumentName(name) : ArgumentName(name, i), access,
+                        place);
     arrays.back().require_contiguous();
+    if (place == nullptr) {
+      first = arrays.back().place();
+      place = &first;
+    }
   }
   return arrays;
+}
+
+Place place_of(const std::vector<ArrayArg>& arrays) {
+  return arrays.empty() ? Place{} : arrays.front().place();
 }
 
 void require_like(const std::vector<ArrayArg>& arrays, const std::vector<ArrayArg>& others,

@@ -8,8 +8,13 @@
 
 namespace flatstep::python {
 
-// All contiguous. Messages name the only one `name`, otherwise name[i].
-std::vector<ArrayArg> take_arrays(const py::list& objects, const char* name, Access access);
+// All contiguous, and in one place: that of the first, unless one is given. Messages name the only
+// one `name`, otherwise name[i].
+std::vector<ArrayArg> take_arrays(const py::list& objects, const char* name, Access access,
+                                  const Place* place = nullptr);
+
+// Where the arrays are; the CPU for an empty list.
+Place place_of(const std::vector<ArrayArg>& arrays);
 
 // As many as the others, of the same shapes; `of` is the others' name.
 void require_like(const std::vector<ArrayArg>& arrays, const std::vector<ArrayArg>& others,

@@ -34,12 +34,15 @@ class Scratch {
   std::size_t bytes_ = 0;
 };
 
+// The model runs there.
+const Place kOnCpu;
+
 // The tokens or targets of a batch, [T] or [B, T].
 struct BatchArg {
   IndexArg index;
   TokenBatch batch;
 
-  BatchArg(py::handle object, const char* name) : index(object, name) {
+  BatchArg(py::handle object, const char* name) : index(object, name, kOnCpu) {
     const auto& shape = index.shape();
     if (shape.size() != 1 && shape.size() != 2) {
       throw py::value_error(std::string(name) + ": got shape " + shape_text(shape) +
@@ -90,7 +93,7 @@ class PyGpt {
   void logits(py::handle params_object, py::handle tokens_object, py::handle logits_object) {
     const ArrayArg params = flat(params_object, "params", Access::read);
     const BatchArg tokens(tokens_object, "tokens");
-    const ArrayArg logits(logits_object, "logits", Access::write);
+    const ArrayArg logits(logits_object, "logits", Access::write, &kOnCpu);
     logits.require_dtype(DType::f32);
     logits.require_contiguous();
     logits.require_shape({tokens.batch.batch, tokens.batch.length, gpt_.config().vocab_size});
@@ -106,7 +109,7 @@ class PyGpt {
   void generate(py::handle params_object, py::handle sequence_object, std::int64_t length,
                 const SampleOptions& options) {
     const ArrayArg params = flat(params_object, "params", Access::read);
-    const ArrayArg sequence(sequence_object, "tokens", Access::write);
+    const ArrayArg sequence(sequence_object, "tokens", Access::write, &kOnCpu);
     sequence.require_dtype(DType::i64);
     sequence.require_contiguous();
     const Unlocked unlocked;
@@ -120,7 +123,7 @@ class PyGpt {
 
  private:
   ArrayArg flat(py::handle object, const char* name, Access access) const {
-    ArrayArg array(object, name, access);
+    ArrayArg array(object, name, access, &kOnCpu);
     array.require_dtype(DType::f32);
     array.require_contiguous();
     array.require_shape({gpt_.layout().size()});

@@ -9,8 +9,10 @@
 #include <vector>
 
 #include "flatstep/loss.h"
+#include "flatstep/memory.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
+#include "python/status.h"
 #include "python/unlocked.h"
 
 namespace flatstep::python {
@@ -18,9 +20,10 @@ namespace {
 
 // A contiguous array of this shape and type, or nothing for None.
 std::optional<ArrayArg> row_array(py::handle object, const char* name, Access access,
-                                  const std::vector<std::int64_t>& shape, DType dtype) {
+                                  const std::vector<std::int64_t>& shape, DType dtype,
+                                  const Place& place) {
   if (object.is_none()) return std::nullopt;
-  ArrayArg array(object, name, access);
+  ArrayArg array(object, name, access, &place);
   array.require_dtype(dtype);
   array.require_contiguous();
   array.require_shape(shape);
@@ -46,10 +49,11 @@ class OptionsArg {
   }
 
   // Takes the arrays: for rows of this shape, so many classes, and weights of this type.
-  void take_arrays(const std::vector<std::int64_t>& rows, std::int64_t classes, DType dtype) {
+  void take_arrays(const std::vector<std::int64_t>& rows, std::int64_t classes, DType dtype,
+                   const Place& place) {
     const auto take = [&](py::handle object, const char* name,
                           const std::vector<std::int64_t>& shape) -> const void* {
-      auto array = row_array(object, name, Access::read, shape, dtype);
+      auto array = row_array(object, name, Access::read, shape, dtype, place);
       if (!array) return nullptr;
       arrays_.push_back(std::move(*array));
       return arrays_.back().data();
@@ -85,23 +89,39 @@ T* data_or_null(const std::optional<ArrayArg>& array) {
   return array ? array->as<T>() : nullptr;
 }
 
-// Memory whose contents do not matter. Much of it comes in huge pages where the system has them: a
-// page fault for each 4 KB would cost as much as a pass over the memory.
+// Memory of the device whose contents do not matter. Much of it comes in huge pages where the CPU's
+// system has them: a page fault for each 4 KB would cost as much as a pass over the memory. On a
+// CUDA device it is taken and given back in the order of the stream, which needs no wait.
 class Scratch {
  public:
-  explicit Scratch(std::size_t bytes)
-      : alignment_{bytes < kHugePage ? 64 : kHugePage}, memory_(::operator new(bytes, alignment_)) {
+  Scratch(std::size_t bytes, const Device& device)
+      : device_(device), alignment_{bytes < kHugePage ? 64 : kHugePage} {
+    if (device.type != DeviceType::cpu) {
+      memory_ = allocate(bytes, device);
+      return;
+    }
+    memory_ = ::operator new(bytes, alignment_);
 #if defined(__linux__)
     if (bytes >= kHugePage) madvise(memory_, bytes, MADV_HUGEPAGE);
 #endif
   }
-  ~Scratch() { ::operator delete(memory_, alignment_); }
+  ~Scratch() {
+    if (device_.type == DeviceType::cpu) {
+      ::operator delete(memory_, alignment_);
+    } else {
+      try {
+        release(memory_, device_);
+      } catch (...) {  // the call has failed before, with this reason
+      }
+    }
+  }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
   void* data() const { return memory_; }
 
  private:
   static constexpr std::size_t kHugePage = std::size_t{1} << 21;
+  const Device device_;
   const std::align_val_t alignment_;
   void* memory_;
 };
@@ -110,23 +130,73 @@ py::tuple as_tuple(const CrossEntropyResult& result) {
   return py::make_tuple(result.loss, result.n_valid, result.n_correct, result.weight_sum);
 }
 
-// Fills the arrays that are not None; returns (loss, n_valid, n_correct, weight_sum). See
-// flatstep/loss.h.
-py::tuple cross_entropy_arrays(py::handle logits_object, py::handle targets_object,
-                               OptionsArg& options, py::handle loss_object, py::handle lse_object,
-                               py::handle entropy_object, py::handle grad_object) {
+// The numbers of a call on a CUDA device.
+class LossStatus {
+ public:
+  explicit LossStatus(const Device& device) : slot_(std::make_shared<StatusSlot>(device)) {}
+
+  CrossEntropyStatus* begin() { return slot_->begin<CrossEntropyStatus>(); }
+  void work_is_given() const {
+    watch(slot_, [slot = slot_.get()] { result_of(slot->as<CrossEntropyStatus>()); });
+  }
+  // Waits at the first time, or at any time for a graph. Throws the call's fault.
+  py::tuple values() {
+    if (slot_ != nullptr) {
+      wait_for(*slot_);
+      result_ = result_of(slot_->as<CrossEntropyStatus>());
+      if (!slot_->captured()) slot_.reset();
+    }
+    return as_tuple(result_);
+  }
+
+ private:
+  std::shared_ptr<StatusSlot> slot_;  // until it is read
+  CrossEntropyResult result_;
+};
+
+// Runs call(status): on the CPU at once and returns the numbers, on a CUDA device without a wait
+// and returns the LossStatus.
+template <class Call>
+py::object with_status(const Device& device, Call call) {
+  if (device.type == DeviceType::cpu) {
+    CrossEntropyResult result;
+    {
+      const Unlocked unlocked;
+      result = call(nullptr);
+    }
+    return as_tuple(result);
+  }
+  auto status = std::make_unique<LossStatus>(device);
+  {
+    CrossEntropyStatus* const slot = status->begin();
+    const Unlocked unlocked;
+    call(slot);
+  }
+  status->work_is_given();
+  return py::cast(std::move(status));
+}
+
+// Fills the arrays that are not None; returns (loss, n_valid, n_correct, weight_sum), or what will
+// tell. See flatstep/loss.h.
+py::object cross_entropy_arrays(py::handle logits_object, py::handle targets_object,
+                                OptionsArg& options, py::handle loss_object, py::handle lse_object,
+                                py::handle entropy_object, py::handle grad_object) {
   const bool in_place = grad_object.is(logits_object);
   const ArrayArg logits(logits_object, in_place ? "grad" : "logits",
                         in_place ? Access::write : Access::read);
-  const IndexArg targets(targets_object, "targets");
+  const Place place{logits.device(), "logits"};
+  const IndexArg targets(targets_object, "targets", place);
   const ConstMatrix matrix = logits.matrix();
   const std::vector<std::int64_t> rows = leading_shape(logits);
   require_target_shape(targets, rows, "logits");
   const DType row_dtype = matrix.dtype == DType::f64 ? DType::f64 : DType::f32;
-  const auto loss = row_array(loss_object, "loss", Access::write, rows, row_dtype);
-  const auto lse = row_array(lse_object, "lse", Access::write, rows, row_dtype);
-  const auto entropy = row_array(entropy_object, "entropy", Access::write, rows, row_dtype);
-  options.take_arrays(rows, matrix.cols, row_dtype);
+  const auto output = [&](py::handle object, const char* name) {
+    return row_array(object, name, Access::write, rows, row_dtype, place);
+  };
+  const auto loss = output(loss_object, "loss");
+  const auto lse = output(lse_object, "lse");
+  const auto entropy = output(entropy_object, "entropy");
+  options.take_arrays(rows, matrix.cols, row_dtype, place);
 
   CrossEntropyOutputs outputs;
   outputs.loss = data_or_null<void>(loss);
@@ -137,36 +207,36 @@ py::tuple cross_entropy_arrays(py::handle logits_object, py::handle targets_obje
     outputs.grad = logits.data();
     outputs.grad_row_stride = matrix.row_stride;
   } else if (!grad_object.is_none()) {
-    grad.emplace(grad_object, "grad", Access::write);
+    grad.emplace(grad_object, "grad", Access::write, &place);
     grad->require_dtype(matrix.dtype);
     grad->require_shape(logits.shape());
     const ConstMatrix layout = grad->matrix();
     outputs.grad = grad->data();
     outputs.grad_row_stride = layout.row_stride;
   }
-  CrossEntropyResult result;
-  {
-    const Unlocked unlocked;
-    const std::size_t bytes =
-        cross_entropy_workspace_bytes(matrix.rows, matrix.cols, matrix.dtype, options.options());
-    const Scratch workspace(bytes);
-    result = cross_entropy(matrix, targets.array(), options.options(), outputs, workspace.data(),
-                           bytes, logits.device());
-  }
-  return as_tuple(result);
+  const Device& device = logits.device();
+  return with_status(device, [&](CrossEntropyStatus* status) {
+    outputs.status = status;
+    const std::size_t bytes = cross_entropy_workspace_bytes(matrix.rows, matrix.cols, matrix.dtype,
+                                                            options.options(), device);
+    const Scratch workspace(bytes, device);
+    return cross_entropy(matrix, targets.array(), options.options(), outputs, workspace.data(),
+                         bytes, device);
+  });
 }
 
 // The same for linear_cross_entropy.
-py::tuple linear_cross_entropy_arrays(py::handle hidden_object, py::handle weight_object,
-                                      py::handle bias_object, py::handle targets_object,
-                                      OptionsArg& options, std::int64_t max_bytes,
-                                      py::handle loss_object, py::handle lse_object,
-                                      py::handle entropy_object, py::handle grad_hidden_object,
-                                      py::handle grad_weight_object, py::handle grad_bias_object,
-                                      bool accumulate) {
+py::object linear_cross_entropy_arrays(py::handle hidden_object, py::handle weight_object,
+                                       py::handle bias_object, py::handle targets_object,
+                                       OptionsArg& options, std::int64_t max_bytes,
+                                       py::handle loss_object, py::handle lse_object,
+                                       py::handle entropy_object, py::handle grad_hidden_object,
+                                       py::handle grad_weight_object, py::handle grad_bias_object,
+                                       bool accumulate) {
   const ArrayArg hidden(hidden_object, "hidden", Access::read);
-  const ArrayArg weight(weight_object, "weight", Access::read);
-  const IndexArg targets(targets_object, "targets");
+  const Place place = hidden.place();
+  const ArrayArg weight(weight_object, "weight", Access::read, &place);
+  const IndexArg targets(targets_object, "targets", place);
   const ConstMatrix hidden_matrix = hidden.matrix(), weight_matrix = weight.matrix();
   const std::int64_t classes = weight_matrix.rows, width = hidden_matrix.cols;
   if (weight.shape().size() != 2 || classes == 0 || weight_matrix.cols != width) {
@@ -177,15 +247,17 @@ py::tuple linear_cross_entropy_arrays(py::handle hidden_object, py::handle weigh
   weight.require_dtype(hidden.dtype());
   const std::vector<std::int64_t> rows = leading_shape(hidden);
   require_target_shape(targets, rows, "hidden");
-  const auto bias = row_array(bias_object, "bias", Access::read, {classes}, hidden.dtype());
-  const auto loss = row_array(loss_object, "loss", Access::write, rows, DType::f32);
-  const auto lse = row_array(lse_object, "lse", Access::write, rows, DType::f32);
-  const auto entropy = row_array(entropy_object, "entropy", Access::write, rows, DType::f32);
-  const auto grad_weight =
-      row_array(grad_weight_object, "grad_weight", Access::write, {classes, width}, DType::f32);
-  const auto grad_bias =
-      row_array(grad_bias_object, "grad_bias", Access::write, {classes}, DType::f32);
-  options.take_arrays(rows, classes, DType::f32);
+  const auto bias = row_array(bias_object, "bias", Access::read, {classes}, hidden.dtype(), place);
+  const auto output = [&](py::handle object, const char* name,
+                          const std::vector<std::int64_t>& shape) {
+    return row_array(object, name, Access::write, shape, DType::f32, place);
+  };
+  const auto loss = output(loss_object, "loss", rows);
+  const auto lse = output(lse_object, "lse", rows);
+  const auto entropy = output(entropy_object, "entropy", rows);
+  const auto grad_weight = output(grad_weight_object, "grad_weight", {classes, width});
+  const auto grad_bias = output(grad_bias_object, "grad_bias", {classes});
+  options.take_arrays(rows, classes, DType::f32, place);
 
   LinearCrossEntropyOutputs outputs;
   outputs.loss = data_or_null<float>(loss);
@@ -196,7 +268,7 @@ py::tuple linear_cross_entropy_arrays(py::handle hidden_object, py::handle weigh
   outputs.accumulate = accumulate;
   std::optional<ArrayArg> grad_hidden;
   if (!grad_hidden_object.is_none()) {
-    grad_hidden.emplace(grad_hidden_object, "grad_hidden", Access::write);
+    grad_hidden.emplace(grad_hidden_object, "grad_hidden", Access::write, &place);
     grad_hidden->require_dtype(hidden.dtype());
     grad_hidden->require_shape(hidden.shape());
     outputs.grad_hidden = grad_hidden->data();
@@ -206,18 +278,17 @@ py::tuple linear_cross_entropy_arrays(py::handle hidden_object, py::handle weigh
     throw py::value_error("workspace_bytes: got " + std::to_string(max_bytes) +
                           ", expected a number of bytes");
   }
-  CrossEntropyResult result;
-  {
-    const Unlocked unlocked;
+  const Device& device = hidden.device();
+  return with_status(device, [&](CrossEntropyStatus* status) {
+    outputs.status = status;
     const std::size_t bytes = linear_cross_entropy_workspace_bytes(
         hidden_matrix.rows, width, classes, hidden.dtype(), options.options(),
-        static_cast<std::size_t>(max_bytes));
-    const Scratch workspace(bytes);
-    result = linear_cross_entropy(hidden_matrix, weight_matrix, data_or_null<void>(bias),
-                                  targets.array(), options.options(), outputs, workspace.data(),
-                                  bytes, hidden.device());
-  }
-  return as_tuple(result);
+        static_cast<std::size_t>(max_bytes), device);
+    const Scratch workspace(bytes, device);
+    return linear_cross_entropy(hidden_matrix, weight_matrix, data_or_null<void>(bias),
+                                targets.array(), options.options(), outputs, workspace.data(),
+                                bytes, device);
+  });
 }
 
 }  // namespace
@@ -236,6 +307,7 @@ void bind_loss(py::module_& module) {
            py::arg("divisor"), py::arg("on_empty"), py::arg("grad_output"),
            py::arg("grad_output_rows"), py::keep_alive<1, 5>(), py::keep_alive<1, 6>(),
            py::keep_alive<1, 12>());
+  py::class_<LossStatus>(module, "LossStatus").def("values", &LossStatus::values);
   module.def("cross_entropy", cross_entropy_arrays, py::arg("logits"), py::arg("targets"),
              py::arg("options"), py::arg("loss"), py::arg("lse"), py::arg("entropy"),
              py::arg("grad"));

@@ -10,6 +10,8 @@
 #include "flatstep/optim.h"
 #include "python/array_list.h"
 #include "python/bindings.h"
+#include "python/exchange_api.h"
+#include "python/status.h"
 #include "python/unlocked.h"
 
 namespace flatstep::python {
@@ -21,6 +23,38 @@ using SegmentTuple =
     std::tuple<std::size_t, std::int64_t, std::int64_t, std::int64_t, double, std::optional<double>,
                std::optional<std::pair<double, double>>, std::string>;
 
+// What a step on a CUDA device did.
+class StepReport {
+ public:
+  StepReport(std::shared_ptr<const Optimizer> optimizer, const Device& device)
+      : optimizer_(std::move(optimizer)), slot_(std::make_shared<StatusSlot>(device)) {}
+
+  StepStatus* begin() { return slot_->begin<StepStatus>(); }
+  void work_is_given() const {
+    watch(slot_, [optimizer = optimizer_, slot = slot_.get()] {
+      optimizer->result_of(slot->as<StepStatus>());
+    });
+  }
+  // (grad_norm, clip_scale, skipped, nonfinite segment or -1, its index, lr, step). Waits at the
+  // first time, or at any time for a graph. Throws what the step would have thrown.
+  py::tuple values() {
+    if (slot_ != nullptr) {
+      wait_for(*slot_);
+      status_ = slot_->as<StepStatus>();
+      optimizer_->result_of(status_);
+      if (!slot_->captured()) slot_.reset();
+    }
+    return py::make_tuple(status_.grad_norm, status_.clip_scale, status_.skipped != 0,
+                          status_.nonfinite_segment, status_.nonfinite_index, status_.lr,
+                          status_.step_count);
+  }
+
+ private:
+  std::shared_ptr<const Optimizer> optimizer_;
+  std::shared_ptr<StatusSlot> slot_;  // until it is read
+  StepStatus status_;
+};
+
 // Holds the parameter and state arrays; gradients come with each step. `buffers` are the state
 // arrays by the names of Segment's members, each a list like params; all are our own but for
 // "copy", which messages call `copy_name`.
@@ -28,7 +62,10 @@ class PyOptimizer {
  public:
   PyOptimizer(const OptimizerOptions& options, const py::list& params, const py::dict& buffers,
               const std::string& copy_name, const std::vector<SegmentTuple>& segments)
-      : params_(take_arrays(params, "params", Access::write)), places_(segments) {
+      : params_(take_arrays(params, "params", Access::write)),
+        place_(place_of(params_)),
+        stream_source_(params.empty() ? py::object() : py::object(params[0])),
+        places_(segments) {
     OptimizerOptions complete = options;
     complete.dtype = common_dtype(params_);
     if (complete.dtype != DType::f32 && complete.dtype != DType::f64 &&
@@ -38,7 +75,7 @@ class PyOptimizer {
     }
     const auto take = [&](const char* name, const char* name_in_messages) {
       if (!buffers.contains(name)) return std::vector<ArrayArg>();
-      return take_arrays(buffers[name], name_in_messages, Access::write);
+      return take_arrays(buffers[name], name_in_messages, Access::write, &place_);
     };
     for (const char* name : {"state1", "state2", "state3", "scale1", "scale2"}) {
       buffers_.push_back(take(name, name));
@@ -71,12 +108,16 @@ class PyOptimizer {
       segment.name = name;
       list.push_back(std::move(segment));
     }
-    optimizer_ = std::make_unique<Optimizer>(complete, std::move(list));
+    optimizer_ = std::make_shared<Optimizer>(complete, std::move(list), place_.device);
   }
 
-  py::tuple step(const py::list& grad_objects, StepOptions options) {
-    const std::vector<ArrayArg> grads =
-        take_arrays(grad_objects, "grads", options.zero_grad ? Access::write : Access::read);
+  // (grad_norm, clip_scale, skipped, nonfinite segment or -1, its index), or a StepReport. On a
+  // CUDA device the step runs where the params' library works now.
+  py::object step(const py::list& grad_objects, py::handle device_lr, StepOptions options) {
+    const bool cuda = place_.device.type == DeviceType::cuda;
+    if (cuda) place_.device.stream = current_stream(stream_source_, place_.device.index);
+    const std::vector<ArrayArg> grads = take_arrays(
+        grad_objects, "grads", options.zero_grad ? Access::write : Access::read, &place_);
     require_like(grads, params_, "grads", "params");
     options.grad_dtype = common_dtype(grads);
     if ((*options.grad_dtype == DType::f64) != (optimizer_->options().dtype == DType::f64)) {
@@ -86,6 +127,14 @@ class PyOptimizer {
     for (const auto& place : places_) {
       pointers.push_back(at(grads, std::get<0>(place), std::get<1>(place)));
     }
+    std::optional<ArrayArg> lr;
+    if (!device_lr.is_none()) {
+      lr.emplace(device_lr, "lr", Access::read, &place_);
+      lr->require_dtype(DType::f64);
+      if (lr->size() != 1) lr->require_shape({});
+      options.device_lr = lr->as<const double>();
+    }
+    if (cuda) return step_without_wait(pointers, options);
     StepResult result;
     {
       const Unlocked unlocked;
@@ -95,9 +144,30 @@ class PyOptimizer {
                           result.nonfinite_segment, result.nonfinite_index);
   }
 
+  std::int64_t step_count() const {
+    std::int64_t count = 0;
+    waiting(place_.device, [&] { count = optimizer_->step_count(); });
+    return count;
+  }
+  void set_step_count(std::int64_t count) {
+    waiting(place_.device, [&] { optimizer_->set_step_count(count); });
+  }
+
   Optimizer& optimizer() { return *optimizer_; }
 
  private:
+  py::object step_without_wait(const std::vector<void*>& grads, StepOptions& options) {
+    auto report = std::make_unique<StepReport>(optimizer_, place_.device);
+    options.stream = place_.device.stream;
+    options.status = report->begin();
+    {
+      const Unlocked unlocked;
+      optimizer_->step(grads, options);
+    }
+    report->work_is_given();
+    return py::cast(std::move(report));
+  }
+
   static void* at(const std::vector<ArrayArg>& arrays, std::size_t index, std::int64_t offset) {
     if (arrays.empty()) return nullptr;
     const ArrayArg& array = arrays.at(index);
@@ -105,9 +175,11 @@ class PyOptimizer {
   }
 
   std::vector<ArrayArg> params_, copy_;
+  Place place_;               // with the stream of the last step
+  py::object stream_source_;  // the first of params, whose library knows its stream
   std::vector<std::vector<ArrayArg>> buffers_;
   std::vector<SegmentTuple> places_;
-  std::unique_ptr<Optimizer> optimizer_;
+  std::shared_ptr<Optimizer> optimizer_;
 };
 
 }  // namespace
@@ -139,6 +211,7 @@ void bind_optim(py::module_& module) {
       .def_readwrite("maximize", &OptimizerOptions::maximize)
       .def_readwrite("seed", &OptimizerOptions::seed)
       .def_readwrite("max_consecutive_skips", &OptimizerOptions::max_consecutive_skips);
+  py::class_<StepReport>(module, "StepReport").def("values", &StepReport::values);
   py::class_<PyOptimizer>(module, "Optimizer")
       .def(py::init<const OptimizerOptions&, const py::list&, const py::dict&, const std::string&,
                     const std::vector<SegmentTuple>&>(),
@@ -146,15 +219,20 @@ void bind_optim(py::module_& module) {
            py::arg("segments"))
       .def(
           "step",
-          [](PyOptimizer& self, const py::list& grads, double lr, std::optional<double> max_norm,
-             double grad_scale, bool zero_grad, const GradPartials* partials) {
-            return self.step(grads, {lr, max_norm, grad_scale, zero_grad, std::nullopt, partials});
+          [](PyOptimizer& self, const py::list& grads, double lr, py::handle device_lr,
+             std::optional<double> max_norm, double grad_scale, bool zero_grad,
+             const GradPartials* partials) {
+            StepOptions options;
+            options.lr = lr;
+            options.max_norm = max_norm;
+            options.grad_scale = grad_scale;
+            options.zero_grad = zero_grad;
+            options.partials = partials;
+            return self.step(grads, device_lr, options);
           },
-          py::arg("grads"), py::arg("lr"), py::arg("max_norm"), py::arg("grad_scale"),
-          py::arg("zero_grad"), py::arg("partials"))
-      .def_property(
-          "step_count", [](PyOptimizer& self) { return self.optimizer().step_count(); },
-          [](PyOptimizer& self, std::int64_t count) { self.optimizer().set_step_count(count); })
+          py::arg("grads"), py::arg("lr"), py::arg("device_lr"), py::arg("max_norm"),
+          py::arg("grad_scale"), py::arg("zero_grad"), py::arg("partials"))
+      .def_property("step_count", &PyOptimizer::step_count, &PyOptimizer::set_step_count)
       .def_property(
           "weight_decay", [](PyOptimizer& self) { return self.optimizer().options().weight_decay; },
           [](PyOptimizer& self, double decay) { self.optimizer().set_weight_decay(decay); });

@@ -37,14 +37,25 @@ py::tuple describe(py::handle object, const std::string& argument) {
 void dropout_array(py::handle x_object, py::handle out_object, double p, std::uint64_t seed,
                    std::int64_t step, std::uint32_t site) {
   const ArrayArg x(x_object, "x", Access::read);
-  const ArrayArg out(out_object, "out", Access::write);
+  const Place place = x.place();
+  const ArrayArg out(out_object, "out", Access::write, &place);
   x.require_dtype(DType::f32);
   x.require_contiguous();
   out.require_dtype(DType::f32);
   out.require_contiguous();
   out.require_shape(x.shape());
   const Unlocked unlocked;
-  dropout(x.as<const float>(), out.as<float>(), x.size(), p, {seed, step, site});
+  dropout(x.as<const float>(), out.as<float>(), x.size(), p, {seed, step, site}, 0, place.device);
+}
+
+// Fills an array of uint8 on any device.
+void dropout_mask_array(py::handle out_object, double p, std::uint64_t seed, std::int64_t step,
+                        std::uint32_t site) {
+  const ArrayArg out(out_object, "out", Access::write);
+  out.require_dtype(DType::u8);
+  out.require_contiguous();
+  const Unlocked unlocked;
+  dropout_mask(out.as<std::uint8_t>(), out.size(), p, {seed, step, site}, 0, out.device());
 }
 
 py::bytearray dropout_bits(std::int64_t size, double p, std::uint64_t seed, std::int64_t step,
@@ -84,6 +95,8 @@ void bind_runtime(py::module_& module) {
              py::arg("step"), py::arg("site"));
   module.def("dropout_mask", dropout_bits, py::arg("size"), py::arg("p"), py::arg("seed"),
              py::arg("step"), py::arg("site"));
+  module.def("dropout_mask_array", dropout_mask_array, py::arg("out"), py::arg("p"),
+             py::arg("seed"), py::arg("step"), py::arg("site"));
 }
 
 }  // namespace flatstep::python

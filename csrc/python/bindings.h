@@ -6,6 +6,7 @@
 namespace flatstep::python {
 
 void bind_runtime(pybind11::module_& module);
+void bind_memory(pybind11::module_& module);
 void bind_schedule(pybind11::module_& module);
 void bind_layout(pybind11::module_& module);
 void bind_loss(pybind11::module_& module);

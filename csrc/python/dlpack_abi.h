@@ -7,7 +7,7 @@
 
 namespace flatstep::dlpack {
 
-constexpr std::int32_t kCpu = 1, kCuda = 2, kCudaHost = 3;
+constexpr std::int32_t kCpu = 1, kCuda = 2, kCudaHost = 3, kCudaManaged = 13;
 constexpr std::uint8_t kInt = 0, kUInt = 1, kFloat = 2, kBfloat = 4, kBool = 6;
 constexpr std::uint32_t kMajorVersion = 1;
 constexpr std::uint64_t kReadOnly = 1;
@@ -52,13 +52,17 @@ struct ManagedTensorVersioned {
   Tensor tensor;
 };
 
-// The table of C functions in a type's __dlpack_c_exchange_api__; those that come later in it are
-// not used here.
+// The table of C functions in a type's __dlpack_c_exchange_api__. They return 0, or -1 with a
+// Python exception set, and leave the streams as they are.
 struct ExchangeApi {
   Version version;
   ExchangeApi* previous;
   void* allocate;
   int (*export_tensor)(void* object, ManagedTensorVersioned** tensor);
+  void* import_tensor;
+  void* borrow_tensor;
+  // The stream on which the library works now, as a cudaStream_t.
+  int (*current_stream)(std::int32_t device_type, std::int32_t device_id, void** stream);
 };
 
 static_assert(sizeof(void*) != 8 || sizeof(Tensor) == 48, "DLPack ABI");

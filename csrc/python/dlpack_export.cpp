@@ -2,6 +2,10 @@
 // call is made once, and PyTorch's tensors go past its __dlpack__, which takes microseconds.
 #include "python/dlpack_export.h"
 
+#include "flatstep/runtime.h"
+#include "python/device_array.h"
+#include "python/exchange_api.h"
+
 namespace flatstep::python {
 namespace {
 
@@ -9,10 +13,12 @@ namespace {
 struct Protocol {
   PyObject* device = PyUnicode_InternFromString("__dlpack_device__");
   PyObject* dlpack = PyUnicode_InternFromString("__dlpack__");
-  PyObject* exchange = PyUnicode_InternFromString("__dlpack_c_exchange_api__");
   PyObject* requires_grad = PyUnicode_InternFromString("requires_grad");
   PyObject* version = Py_BuildValue("(ii)", 1, 0);
+  PyObject* stream_keyword = PyTuple_Pack(1, PyUnicode_InternFromString("stream"));
   PyObject* version_keyword = PyTuple_Pack(1, PyUnicode_InternFromString("max_version"));
+  PyObject* both_keywords = PyTuple_Pack(2, PyUnicode_InternFromString("max_version"),
+                                         PyUnicode_InternFromString("stream"));
 };
 
 const Protocol& protocol() {
@@ -35,7 +41,36 @@ py::object call_method(py::handle object, PyObject* method) {
   return py::reinterpret_steal<py::object>(PyObject_VectorcallMethod(method, &self, 1, nullptr));
 }
 
-void require_cpu(py::handle object, const ArgumentName& name) {
+Device known_device(const dlpack::Device& device, const ArgumentName& name) {
+  switch (device.type) {
+    case dlpack::kCpu:
+    case dlpack::kCudaHost:
+      return {};
+    case dlpack::kCuda:
+    case dlpack::kCudaManaged:
+      return {DeviceType::cuda, device.id};
+    default:
+      throw py::value_error(name.text() + ": got an array on a device that flatstep does not know");
+  }
+}
+
+// Refuses an array that is elsewhere than the call, or on a device that is not to be had.
+void require_place(const Device& device, const ArgumentName& name, const Place* place) {
+  const auto refuse = [&](const Device& expected, const std::string& why) {
+    throw py::value_error(name.text() + ": got an array on " + device_text(device) +
+                          ", expected one on " + device_text(expected) + why);
+  };
+  if (place != nullptr &&
+      (device.type != place->device.type || device.index != place->device.index)) {
+    refuse(place->device, place->like.empty() ? "" : ", like " + place->like);
+  }
+  if (device.type == DeviceType::cpu) return;
+  static const std::string why_not = build_info().cuda_why_not;
+  if (!why_not.empty()) refuse({}, " (cuda is not available, " + why_not + ")");
+}
+
+// From __dlpack_device__; the stream is left open.
+Device device_of(py::handle object, const ArgumentName& name) {
   const py::object result = call_method(object, protocol().device);
   if (!result) {
     py::error_already_set error;
@@ -44,23 +79,25 @@ void require_cpu(py::handle object, const ArgumentName& name) {
   }
   const py::tuple pair = result;
   const auto type = py::cast<std::int32_t>(py::int_(pair[0]));
-  if (type == dlpack::kCpu || type == dlpack::kCudaHost) return;
+  if (type == dlpack::kCpu) return {};
   require_array(object, name);
-  if (type == dlpack::kCuda) {
-    throw py::value_error(name.text() + ": got an array on cuda:" + std::string(py::str(pair[1])) +
-                          ", expected one on the CPU (this version has no CUDA kernels)");
-  }
-  throw py::value_error(name.text() + ": got an array on a device that flatstep does not know");
+  return known_device({type, py::cast<std::int32_t>(py::int_(pair[1]))}, name);
 }
 
-// The DLPack capsule; exporters older than version 1 do not know max_version.
-py::capsule export_capsule(py::handle object, const ArgumentName& name) {
-  PyObject* arguments[] = {object.ptr(), protocol().version};
-  auto capsule = py::reinterpret_steal<py::object>(
-      PyObject_VectorcallMethod(protocol().dlpack, arguments, 1, protocol().version_keyword));
+// The DLPack capsule. Exporters older than version 1 do not know max_version; a stream is only
+// given on CUDA, since CPU exporters may refuse one.
+py::capsule export_capsule(py::handle object, const ArgumentName& name, const Device& device) {
+  const Protocol& words = protocol();
+  const bool cuda = device.type == DeviceType::cuda;
+  const py::object stream = cuda ? py::object(py::int_(legacy_as_one(device.stream))) : py::none();
+  PyObject* arguments[] = {object.ptr(), words.version, stream.ptr()};
+  auto capsule = py::reinterpret_steal<py::object>(PyObject_VectorcallMethod(
+      words.dlpack, arguments, 1, cuda ? words.both_keywords : words.version_keyword));
   if (!capsule && PyErr_ExceptionMatches(PyExc_TypeError)) {
     PyErr_Clear();
-    capsule = call_method(object, protocol().dlpack);
+    arguments[1] = stream.ptr();
+    capsule = py::reinterpret_steal<py::object>(PyObject_VectorcallMethod(
+        words.dlpack, arguments, 1, cuda ? words.stream_keyword : nullptr));
   }
   if (!capsule) {
     const py::error_already_set error;
@@ -71,48 +108,48 @@ py::capsule export_capsule(py::handle object, const ArgumentName& name) {
   return capsule;
 }
 
-// The table of the object's type, if that very type has one and exports as __dlpack__ would: for a
-// subclass that might not hold.
-const dlpack::ExchangeApi* exchange_api_of(py::handle object) {
-  static PyTypeObject* known = nullptr;  // a reference of our own, so that no other type gets here
-  static const dlpack::ExchangeApi* api = nullptr;
-  PyTypeObject* type = Py_TYPE(object.ptr());
-  if (type == known) return api;
-  Py_INCREF(type);
-  Py_XDECREF(reinterpret_cast<PyObject*>(std::exchange(known, type)));
-  api = nullptr;
-  PyObject* capsule = type->tp_dict == nullptr
-                          ? nullptr
-                          : PyDict_GetItemWithError(type->tp_dict, protocol().exchange);
-  if (capsule != nullptr && PyCapsule_IsValid(capsule, "dlpack_exchange_api")) {
-    const auto* found = static_cast<const dlpack::ExchangeApi*>(
-        PyCapsule_GetPointer(capsule, "dlpack_exchange_api"));
-    if (found->version.major == dlpack::kMajorVersion) api = found;
-  }
-  PyErr_Clear();
-  return api;
-}
-
-// In memory of the CPU and not complex: a conjugate is refused by __dlpack__ alone.
+// On a device of the program and not complex: a conjugate is refused by __dlpack__ alone.
 bool is_plain(const dlpack::Tensor& tensor) {
-  return tensor.device.type == dlpack::kCpu && tensor.dtype.code <= dlpack::kBfloat;
+  return (tensor.device.type == dlpack::kCpu || tensor.device.type == dlpack::kCuda) &&
+         tensor.dtype.code <= dlpack::kBfloat;
 }
 
-// The tensor without a call of Python's, or null: then __dlpack__ has the last word.
-dlpack::ManagedTensorVersioned* export_directly(py::handle object) {
+void drop(dlpack::ManagedTensorVersioned* tensor) {
+  if (tensor->deleter != nullptr) tensor->deleter(tensor);
+}
+
+// The tensor without a call of Python's, or nothing: then __dlpack__ has the last word.
+ExportedTensor export_directly(py::handle object, const ArgumentName& name, const Place* place) {
   const dlpack::ExchangeApi* api = exchange_api_of(object);
-  if (api == nullptr) return nullptr;
+  if (api == nullptr) return {};
   // The table does not look at this, and __dlpack__ refuses it.
   const auto requires_grad =
       py::reinterpret_steal<py::object>(PyObject_GetAttr(object.ptr(), protocol().requires_grad));
   dlpack::ManagedTensorVersioned* tensor = nullptr;
   if (requires_grad.ptr() != Py_False || api->export_tensor(object.ptr(), &tensor) != 0) {
     PyErr_Clear();
-    return nullptr;
+    return {};
   }
-  if (is_plain(tensor->tensor)) return tensor;
-  if (tensor->deleter != nullptr) tensor->deleter(tensor);
-  return nullptr;
+  if (!is_plain(tensor->tensor)) {
+    drop(tensor);
+    return {};
+  }
+  try {
+    Device device = known_device(tensor->tensor.device, name);
+    require_place(device, name, place);
+    if (device.type == DeviceType::cuda) {
+      device.stream = current_stream(object, device.index);
+      if (place != nullptr &&
+          place->device.stream != device.stream) {  // one must wait for the other
+        drop(tensor);
+        return {};
+      }
+    }
+    return {nullptr, tensor, device};
+  } catch (...) {
+    drop(tensor);
+    throw;
+  }
 }
 
 }  // namespace
@@ -121,21 +158,37 @@ void wrong_type(const ArgumentName& name, const std::string& got, const std::str
   throw py::type_error(name.text() + ": got " + got + ", expected " + expected);
 }
 
-ExportedTensor export_tensor(py::handle object, const ArgumentName& name) {
-  if (auto* tensor = export_directly(object)) return {nullptr, tensor};
-  require_cpu(object, name);
-  const py::capsule capsule = export_capsule(object, name);
+std::string device_text(const Device& device) {
+  return device.type == DeviceType::cpu ? "the CPU" : "cuda:" + std::to_string(device.index);
+}
+
+ExportedTensor export_tensor(py::handle object, const ArgumentName& name, const Place* place) {
+  const ExportedTensor direct = export_directly(object, name, place);
+  if (direct.versioned != nullptr) return direct;
+  Device device = device_of(object, name);
+  require_place(device, name, place);
+  if (device.type == DeviceType::cuda) {
+    device.stream = place != nullptr ? place->device.stream : current_stream(object, device.index);
+    if (DeviceArray* own = DeviceArray::from(object)) {
+      own->go_to(device.stream);
+      return {nullptr, own->export_versioned(), device};
+    }
+  }
+  const py::capsule capsule = export_capsule(object, name, device);
   const auto take = [&](const char* kind, const char* used) {
     void* tensor = PyCapsule_GetPointer(capsule.ptr(), kind);
     PyCapsule_SetName(capsule.ptr(), used);
     return tensor;
   };
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-    return {nullptr, static_cast<dlpack::ManagedTensorVersioned*>(
-                         take("dltensor_versioned", "used_dltensor_versioned"))};
+    return {nullptr,
+            static_cast<dlpack::ManagedTensorVersioned*>(
+                take("dltensor_versioned", "used_dltensor_versioned")),
+            device};
   }
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    return {static_cast<dlpack::ManagedTensor*>(take("dltensor", "used_dltensor")), nullptr};
+    return {static_cast<dlpack::ManagedTensor*>(take("dltensor", "used_dltensor")), nullptr,
+            device};
   }
   wrong_type(name, "a capsule that is not DLPack", "an array");
 }

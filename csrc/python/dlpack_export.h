@@ -34,14 +34,27 @@ class ArgumentName {
 [[noreturn]] void wrong_type(const ArgumentName& name, const std::string& got,
                              const std::string& expected);
 
-// Owned by whoever takes it; one of the two is null.
+// Where the arrays of a call must be, and the argument that decided it; without one, on the CPU.
+struct Place {
+  Device device;
+  std::string like;
+};
+
+// Owned by whoever takes it; one of the two pointers is null.
 struct ExportedTensor {
   dlpack::ManagedTensor* legacy = nullptr;
   dlpack::ManagedTensorVersioned* versioned = nullptr;
+  Device device;
 };
 
-// Raises TypeError or ValueError with the name for what is no array, for memory that is not the
-// CPU's, and with what the exporter says where it refuses.
-ExportedTensor export_tensor(py::handle object, const ArgumentName& name);
+// On a CUDA device, what the array's library has given to its stream is visible on that of the
+// place; without a place, on that of the result, which is the library's current one.
+// Raises TypeError or ValueError with the name for what is no array, for one that is elsewhere or
+// on a device that is not to be had, and with what the exporter says where it refuses.
+ExportedTensor export_tensor(py::handle object, const ArgumentName& name,
+                             const Place* place = nullptr);
+
+// "the CPU", or "cuda:1".
+std::string device_text(const Device& device);
 
 }  // namespace flatstep::python

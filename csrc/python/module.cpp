@@ -5,6 +5,7 @@
 PYBIND11_MODULE(_core, module) {
   module.doc() = "Compiled core of flatstep; use the names of the flatstep package instead.";
   flatstep::python::bind_runtime(module);
+  flatstep::python::bind_memory(module);
   flatstep::python::bind_schedule(module);
   flatstep::python::bind_layout(module);
   flatstep::python::bind_loss(module);

@@ -1,11 +1,13 @@
 """flatstep: the training step of a Transformer as one small library.
 
 Cross-entropy, backward, gradient clipping, SGD/Adam/AdamW, learning-rate schedules and dropout over
-flat buffers. Arrays are anything with ``__dlpack__`` (NumPy, PyTorch, JAX, CuPy).
+flat buffers. Arrays are anything with ``__dlpack__`` (NumPy, PyTorch, JAX, CuPy), on the CPU or on
+a CUDA device.
 """
 
 from . import schedule
 from ._core import __version__
+from .device_array import DeviceArray, to_device
 from .dropout import dropout, dropout_mask
 from .gpt import GPT, GPTConfig
 from .grad import GradPartials, accumulate, clip_grad_norm_, grad_norm
@@ -17,7 +19,7 @@ from .loss import (
     linear_cross_entropy,
 )
 from .optim import SGD, Adam, AdamW, StepInfo
-from .runtime import get_num_threads, info, set_num_threads
+from .runtime import get_num_threads, info, set_num_threads, synchronize
 
 __all__ = [
     "GPT",
@@ -25,6 +27,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "CrossEntropyResult",
+    "DeviceArray",
     "GPTConfig",
     "GradPartials",
     "Layout",
@@ -42,4 +45,6 @@ __all__ = [
     "linear_cross_entropy",
     "schedule",
     "set_num_threads",
+    "synchronize",
+    "to_device",
 ]

@@ -1,6 +1,7 @@
 """Checks of plain Python arguments; arrays are checked by the core."""
 
 import operator
+import re
 
 
 def number(value, argument):
@@ -59,3 +60,25 @@ def unsigned64(value, argument):
 def step_number(value, argument="step"):
     """A step count."""
     return unsigned(value, argument, 48)
+
+
+def shape(value):
+    """``value``, extents or a single one, as a tuple."""
+    try:
+        extents = tuple(value)
+    except TypeError:
+        extents = (value,)
+    for extent in extents:
+        if integer(extent, "shape") < 0:
+            raise ValueError(f"shape: got {extents}, expected extents of 0 or more")
+    return extents
+
+
+def device_index(value):
+    """The number of a CUDA device, or -1 for ``"cpu"``."""
+    if value == "cpu":
+        return -1
+    found = isinstance(value, str) and re.fullmatch(r"cuda(:([0-9]{1,4}))?", value)
+    if not found:
+        raise ValueError(f"device: got {value!r}, expected 'cpu', 'cuda' or 'cuda:N'")
+    return int(found[2] or 0)

@@ -1,39 +1,14 @@
 """What SGD, Adam and AdamW share: segments, state, the step and the state dict."""
 
 import math
-from dataclasses import dataclass
-
-import numpy as np
 
 from . import _arrays, _checks, _core, _torch_state
+from ._results import StepInfo, StepOnDevice
 from ._segments import array_name, make_segments
-from ._state import State, zeros
+from ._state import State
 
 _MODES = {"native": _core.OptimizerMode.native, "torch": _core.OptimizerMode.torch}
 _FORMATS = {"full": _core.StateFormat.full, "8bit": _core.StateFormat.block8}
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What a step did.
-
-    Attributes:
-        grad_norm: global L2 norm of the gradients, after division by ``grad_scale`` and before
-            clipping; not finite when a gradient was not.
-        clip_scale: factor applied by clipping, ``min(1, max_norm / (grad_norm + 1e-6))``.
-        skipped: a gradient was not finite, or not any more once it was scaled and, for Adam in
-            native mode, squared; nothing was changed.
-        nonfinite: None, or (tensor name, flat index in it) of the first such element.
-        lr: learning rate of this step.
-        step: steps done, this one included unless it was skipped.
-    """
-
-    grad_norm: float
-    clip_scale: float
-    skipped: bool
-    nonfinite: tuple | None
-    lr: float
-    step: int
 
 
 class Optimizer:
@@ -76,17 +51,21 @@ class Optimizer:
         if dtypes == {"bfloat16"} and not stochastic_rounding:
             if copy is not None:
                 raise ValueError("bf16_copy: got one for bfloat16 params, expected None")
-            self._master = [zeros(shape, np.float32) for shape in shapes]
+            self._master = [
+                _arrays.zeros(shape, "float32", p)
+                for shape, p in zip(shapes, self._params, strict=True)
+            ]
             core_params, copy = self._master, self._params
         self._state = State(
             self._segments,
+            self._params,
             sizes,
-            np.float64 if dtypes == {"float64"} else np.float32,
+            "float64" if dtypes == {"float64"} else "float32",
             state_names,
             _checks.choice(state, _FORMATS, "state") == _core.StateFormat.block8,
             self._master,
         )
-        buffers = self._state.for_core(shapes)
+        buffers = self._state.for_core()
         if copy is not None:
             buffers["copy"] = copy
         core_options = _core_options(
@@ -135,7 +114,7 @@ class Optimizer:
 
     @property
     def step_count(self):
-        """Steps done; skipped ones do not count."""
+        """Steps done; skipped ones do not count. On CUDA this waits for the steps before."""
         return self._core.step_count
 
     @property
@@ -153,7 +132,8 @@ class Optimizer:
         Args:
             grads: like ``params``: one array or a list of arrays, of the same shapes; float64 for
                 float64 parameters, else float32, bfloat16 or float16.
-            lr: learning rate of this step; None takes ``self.lr``.
+            lr: learning rate of this step; None takes ``self.lr``. On CUDA it may be an array of
+                one float64 on the device, which a captured graph reads anew at each launch.
             max_norm: clip the global norm to this; None does not clip.
             grad_scale: the gradients are divided by this first.
             zero_grad: write zeros to the gradients in the same visit; a skipped step leaves them.
@@ -166,24 +146,37 @@ class Optimizer:
             A :class:`StepInfo`. When a gradient is not finite, no byte of parameters or state
             changes, and ``nonfinite`` names the first such element.
 
+        On CUDA the gradients are on the device of ``params``, the step runs on the current stream
+        of their library and does not wait for it: the numbers of the result do, at the first look.
+        It may be captured in a graph.
+
         Raises:
             ValueError, TypeError: an argument is wrong; nothing was written.
             RuntimeError: another thread is inside ``step``, or ``max_consecutive_skips`` steps in a
-                row were not finite.
+                row were not finite (on CUDA, when the result or the next one is waited for).
         """
-        used_lr = self._lr if lr is None else _checks.number(lr, "lr")
+        device_lr, used_lr = None, self._lr
+        if lr is not None:
+            if _arrays.is_array(lr) and _arrays.cuda_index(lr) is not None:
+                device_lr = lr
+            else:
+                used_lr = _checks.number(lr, "lr")
         if not isinstance(partials, (_core.GradPartials, type(None))):
             raise TypeError(
                 f"partials: got {type(partials).__name__}, expected flatstep.GradPartials"
             )
-        norm, clip_scale, skipped, segment, index = self._core.step(
+        values = self._core.step(  # by position, which small steps notice
             as_list(grads),
-            lr=used_lr,
-            max_norm=None if max_norm is None else _checks.number(max_norm, "max_norm"),
-            grad_scale=_checks.number(grad_scale, "grad_scale"),
-            zero_grad=bool(zero_grad),
-            partials=partials,
+            used_lr,
+            device_lr,
+            None if max_norm is None else _checks.number(max_norm, "max_norm"),
+            _checks.number(grad_scale, "grad_scale"),
+            bool(zero_grad),
+            partials,
         )
+        if type(values) is not tuple:
+            return StepOnDevice(values, self._segments, used_lr if device_lr is None else None)
+        norm, clip_scale, skipped, segment, index = values
         nonfinite = (self._segments[segment].name, index) if segment >= 0 else None
         return StepInfo(norm, clip_scale, skipped, nonfinite, used_lr, self.step_count)
 
@@ -196,7 +189,8 @@ class Optimizer:
         ``{"kind", "step", "lr", "seed", "state": {tensor name: {"exp_avg": array, ...}}}``: arrays
         have the tensor's shape; 8-bit moments are uint8 and come with a flat uint16
         ``NAME_scale``; ``master`` holds the float32 parameters behind bfloat16 ones. Tensors have
-        the names of the layout, else ``params`` or ``params[i]``.
+        the names of the layout, else ``params`` or ``params[i]``. The arrays are NumPy's, also on
+        CUDA, where this waits for the steps before.
         """
         return {
             "kind": self._kind,
@@ -205,12 +199,12 @@ class Optimizer:
             "seed": self._seed,
             "state": {
                 tensor: {name: view.copy() for name, view in views.items()}
-                for tensor, views in self._state.views().items()
+                for tensor, views in self._state.views(self._state.on_host()).items()
             },
         }
 
     def load_state_dict(self, state_dict):
-        """Takes over what :meth:`state_dict` returned.
+        """Takes over what :meth:`state_dict` returned, on whichever device that was.
 
         Raises:
             ValueError, TypeError: another kind of optimizer or seed, tensors that are missing or
@@ -228,10 +222,12 @@ class Optimizer:
 
     def _load(self, step, state, lr):
         step = _checks.step_number(step)
-        pairs = self._state.pairs(state)
+        host = self._state.on_host()
+        pairs = self._state.pairs(host, state)
         self.lr = lr
         for view, value in pairs:
             view[...] = value
+        self._state.put_back(host)
         if self._master is not None:
             convert_all(self._master, self._params)
         self._core.step_count = step

@@ -48,7 +48,8 @@ def import_state(optimizer, state_dict):
         given = [dict(found.get(index, {})) for index, _ in order]
     except (KeyError, TypeError, ValueError):
         raise ValueError("state_dict: expected what torch.optim's state_dict() returns") from None
-    segments, own = optimizer._segments, optimizer._state.views()
+    segments = optimizer._segments
+    own = optimizer._state.views(optimizer._state.on_host())
     if len(order) != len(segments):
         raise ValueError(f"state_dict: got {len(order)} tensors, expected {len(segments)}")
     state, steps, moments = {}, set(), False

@@ -5,6 +5,7 @@ import math
 import numpy as np
 
 from . import _arrays, _checks, _core
+from .device_array import DeviceArray
 
 
 def _key(p, seed, step, site):
@@ -29,6 +30,7 @@ def dropout(x, p, *, seed, step=0, site=0, out=None):
         step: integer in ``[0, 2**48)``, the training step.
         site: integer in ``[0, 2**32)``, which dropout layer.
         out: array to write, of the shape of ``x``; may be ``x`` itself. None makes a new one.
+            On CUDA both are on one device; the call does not wait for it.
 
     Returns:
         ``out``. The kept elements are those of :func:`dropout_mask`, multiplied by
@@ -44,18 +46,19 @@ def dropout(x, p, *, seed, step=0, site=0, out=None):
     return out
 
 
-def dropout_mask(shape, p, *, seed, step=0, site=0):
+def dropout_mask(shape, p, *, seed, step=0, site=0, device=None):
     """The mask of :func:`dropout`: a uint8 NumPy array of ``shape``, 1 where an element is kept.
 
-    An element's bit depends on its flat index alone, not on the shape. The generator is
-    Philox4x32-10 (Salmon et al. 2011); its counter is laid out in ``flatstep/dropout.h``.
+    With a ``device``, such as ``"cuda"``, it is made there, the same bits in a
+    :class:`flatstep.DeviceArray`, without a wait. An element's bit depends on its flat index alone,
+    not on the shape. The generator is Philox4x32-10 (Salmon et al. 2011); its counter is laid out
+    in ``flatstep/dropout.h``.
     """
-    try:
-        shape = tuple(shape)
-    except TypeError:
-        shape = (_checks.integer(shape, "shape"),)
-    for extent in shape:
-        if _checks.integer(extent, "shape") < 0:
-            raise ValueError(f"shape: got {shape}, expected extents of 0 or more")
-    bits = _core.dropout_mask(math.prod(shape), **_key(p, seed, step, site))
+    shape = _checks.shape(shape)
+    key = _key(p, seed, step, site)
+    if device is not None:
+        mask = DeviceArray(shape, "uint8", device)
+        _core.dropout_mask_array(mask, **key)
+        return mask
+    bits = _core.dropout_mask(math.prod(shape), **key)
     return np.frombuffer(bits, np.uint8).reshape(shape)

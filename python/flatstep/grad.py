@@ -14,10 +14,13 @@ def grad_norm(grads):
     bfloat16 or float16.
 
     Squares are summed in float64 over fixed chunks, so the result has the same bits for any number
-    of threads. Not finite when an element is not.
+    of threads. Not finite when an element is not. On CUDA all arrays are on one device, the bits
+    are those of the CPU, and the call waits for the device.
 
     Raises:
-        ValueError, TypeError: an array is not contiguous, or of another dtype.
+        ValueError, TypeError: an array is not contiguous, of another dtype or on another device.
+        IndexError, ValueError, RuntimeError: on CUDA, the first fault that an earlier call's result
+            would have raised, had anybody looked at it.
     """
     return _core.grad_norm(as_list(grads))[0]
 
@@ -30,10 +33,12 @@ def clip_grad_norm_(grads, max_norm):
         max_norm: a finite number above 0.
 
     Returns:
-        The norm before clipping. Gradients that are not finite are left as they are.
+        The norm before clipping. Gradients that are not finite are left as they are. On CUDA the
+        call waits for the device.
 
     Raises:
         ValueError, TypeError: an argument is wrong; nothing was written.
+        IndexError, ValueError, RuntimeError: as :func:`grad_norm`; the gradients are clipped.
     """
     return _core.grad_norm(as_list(grads), _checks.number(max_norm, "max_norm"))[0]
 
@@ -52,7 +57,9 @@ def accumulate(totals, src, *, scale=1.0, overwrite=False, layout=None):
     Returns:
         :class:`GradPartials` for :meth:`flatstep.AdamW.step`, which then need not read the
         gradients once more for their norm: ``opt.step(totals, partials=partials, max_norm=1.0)``.
-        ``partials.norm`` is the norm itself. They hold as long as the totals do not change.
+        ``partials.norm`` is the norm itself. They hold as long as the totals do not change. On
+        CUDA, where all arrays are on one device, they stay there: the call does not wait, ``norm``
+        does.
 
     Raises:
         ValueError, TypeError: an argument is wrong; nothing was written.

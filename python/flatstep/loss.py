@@ -1,61 +1,15 @@
 """Cross-entropy with its gradient, of logits and of a linear layer's output."""
 
-from dataclasses import dataclass
-from typing import Any
-
 from . import _arrays, _checks, _core
+from ._results import (
+    CrossEntropyOnDevice,
+    CrossEntropyResult,
+    LinearCrossEntropyOnDevice,
+    LinearCrossEntropyResult,
+)
 
 _REDUCTIONS = {name: getattr(_core.Reduction, name) for name in ("mean", "sum", "none")}
 _ON_EMPTY = {"zero": _core.OnEmpty.zero, "nan": _core.OnEmpty.nan}
-
-
-@dataclass(frozen=True)
-class CrossEntropyResult:
-    """What :func:`cross_entropy` returns.
-
-    Attributes:
-        loss: float for ``mean`` and ``sum``; for ``none`` an array ``[...]``, 0 where ignored.
-        grad: gradient by the logits, of their shape and dtype, or None.
-        lse: log-sum-exp of each row ``[...]``; 0 for ignored rows.
-        entropy: of each row's distribution ``[...]``, in nats; 0 for ignored rows.
-        n_valid: number of targets that are not ``ignore_index``.
-        n_correct: how many of them are the first of their row's largest logits.
-        weight_sum: sum of class weight times token weight over the valid targets.
-
-    ``lse``, ``entropy`` and a per-row ``loss`` are float64 for float64 logits and float32 for all
-    others.
-    """
-
-    loss: Any
-    grad: Any
-    lse: Any
-    entropy: Any
-    n_valid: int
-    n_correct: int
-    weight_sum: float
-
-
-@dataclass(frozen=True)
-class LinearCrossEntropyResult:
-    """What :func:`linear_cross_entropy` returns.
-
-    Attributes:
-        grad_hidden: of the shape and dtype of ``hidden``, or None.
-        grad_weight: float32 ``[V, D]``, or None.
-        grad_bias: float32 ``[V]``, or None.
-
-    The others are those of :class:`CrossEntropyResult`.
-    """
-
-    loss: Any
-    grad_hidden: Any
-    grad_weight: Any
-    grad_bias: Any
-    lse: Any
-    entropy: Any
-    n_valid: int
-    n_correct: int
-    weight_sum: float
 
 
 class _Call:
@@ -102,6 +56,10 @@ class _Call:
             grad_output if per_row else None,
         )
 
+    def arrays(self):
+        """Those that a result on CUDA holds."""
+        return {"loss": self.loss, "lse": self.lse, "entropy": self.entropy}
+
     def results(self, values):
         """The loss, and what follows the gradients in both results."""
         loss, n_valid, n_correct, weight_sum = values
@@ -146,10 +104,16 @@ def cross_entropy(
     again on x86-64 without fused multiply-add). A 16-bit gradient is the float32 one rounded once.
     A row's results have the same bits in any batch and for any number of threads.
 
+    On CUDA all arrays are on one device, and float64 logits are refused. The call runs on the
+    current stream of PyTorch or CuPy, if ``logits`` is theirs, else on the legacy default stream,
+    and does not wait for it; it may be captured in a graph. New arrays are of that library, else
+    :class:`flatstep.DeviceArray`.
+
     Args:
         logits: ``[..., V]`` float32, float64, bfloat16 or float16; the last dimension contiguous,
             the rows evenly spaced (the stride may be wider than V).
-        targets: ``[...]`` int32 or int64 class indices in ``[0, V)``, or ``ignore_index``.
+        targets: ``[...]`` int32 or int64 class indices in ``[0, V)``, or ``ignore_index``; on CUDA
+            contiguous.
         reduction: ``"mean"`` divides by the summed weight ``w[t] * u`` of the valid targets; or
             ``"sum"``, or ``"none"``.
         label_smoothing: in ``[0, 1)``.
@@ -170,7 +134,9 @@ def cross_entropy(
     Raises:
         IndexError: a target is out of range; the message names the row and the value.
         ValueError, TypeError: another argument is wrong; the message names it.
-            Nothing was written in either case.
+            Nothing was written in either case. On CUDA the contents of targets and weights are
+            looked at on the device: what is wrong with them is raised by the numbers of the result,
+            or by the next call that waits for the device.
 
     >>> import numpy as np
     >>> probabilities = np.array([[0.20, 0.50, 0.10, 0.10, 0.10]])
@@ -204,6 +170,8 @@ def cross_entropy(
     values = _core.cross_entropy(
         logits, targets, call.options, call.loss, call.lse, call.entropy, grad
     )
+    if type(values) is not tuple:
+        return CrossEntropyOnDevice(values, grad=grad, **call.arrays())
     loss, others = call.results(values)
     return CrossEntropyResult(loss, grad, *others)
 
@@ -236,7 +204,9 @@ def linear_cross_entropy(
     Rows are taken in chunks; a chunk's logits, their loss and the gradients come one after the
     other in a workspace. Logits, their gradient and the sums over rows are float32 for every dtype.
     Results do not depend on the number of threads; the gradients of weight and bias depend on
-    ``workspace_bytes`` by their rounding.
+    ``workspace_bytes`` by their rounding. On CUDA the products are cuBLASLt's, 16-bit ones take the
+    gradient of the logits rounded to that type, and a fault in targets or weights, which shows too
+    late to write nothing, makes the gradients zeros.
 
     Args:
         hidden: ``[..., D]`` float32, bfloat16 or float16; the rows may be wider than D.
@@ -244,7 +214,8 @@ def linear_cross_entropy(
         targets: ``[...]`` int32 or int64.
         bias: ``[V]`` of the same dtype, or None.
         workspace_bytes: the most memory to use besides inputs and outputs; it sets the chunk size.
-            Each thread after the first adds a few kilobytes, and ``4 * V`` bytes with softcap.
+            Each thread after the first adds a few kilobytes, and ``4 * V`` bytes with softcap. On
+            CUDA it is the device's memory.
         grad: whether the gradients are wanted. New arrays are made for those not given.
         grad_hidden: array to write, of the shape and dtype of ``hidden``.
         grad_weight: array to write, float32 ``[V, D]``.
@@ -315,5 +286,7 @@ def linear_cross_entropy(
         entropy=call.entropy,
         **given,
     )
+    if type(values) is not tuple:
+        return LinearCrossEntropyOnDevice(values, **given, **call.arrays())
     loss, others = call.results(values)
     return LinearCrossEntropyResult(loss, *given.values(), *others)

@@ -50,8 +50,8 @@ class _Moments(Optimizer):
 
     @property
     def exp_avg(self):
-        """First moment, a flat NumPy array (a list of them when ``params`` is a list). With 8-bit
-        state, a decoded copy."""
+        """First moment, a flat NumPy array (a list of them when ``params`` is a list); on CUDA an
+        array of the params' library on the device. With 8-bit state, a decoded copy in NumPy."""
         return self._like_params(self._state.moment("exp_avg"))
 
     @property
@@ -63,10 +63,14 @@ class _Moments(Optimizer):
 class AdamW(_Moments):
     """Adam with decoupled weight decay (Loshchilov & Hutter 2019), bias-corrected.
 
+    On CUDA parameters, gradients and state are on one device, with the bits that the CPU has; only
+    float64 and ``mode="torch"`` are refused. Each step runs on the current stream of the params'
+    library, PyTorch or CuPy (otherwise the legacy default stream), and does not wait for it.
+
     Args:
-        params: one array, or a list of arrays; updated in place. float32, float64, or bfloat16:
-            the optimizer then keeps float32 masters and the arrays follow them, rounded to
-            nearest, or see ``stochastic_rounding``.
+        params: one array, or a list of arrays of one library on one device; updated in place.
+            float32, float64, or bfloat16: the optimizer then keeps float32 masters and the arrays
+            follow them, rounded to nearest, or see ``stochastic_rounding``.
         lr, betas, eps, amsgrad, maximize: as in ``torch.optim.AdamW``.
         weight_decay: None is 0.01.
         layout: a :class:`flatstep.Layout` of the one flat array, or of the list: its tensors may
@@ -152,6 +156,6 @@ class SGD(Optimizer):
 
     @property
     def momentum_buffer(self):
-        """Momentum, a flat NumPy array or a list of them; None without momentum. With 8-bit state,
-        a decoded copy."""
+        """Momentum, a flat NumPy array or a list of them; None without momentum. On CUDA and with
+        8-bit state as :attr:`AdamW.exp_avg`."""
         return self._like_params(self._state.moment("momentum_buffer")) if self._momentum else None

@@ -26,3 +26,17 @@ def set_num_threads(n):
 def get_num_threads():
     """The number of threads; at first what OpenMP offers (OMP_NUM_THREADS)."""
     return _core.get_num_threads()
+
+
+def synchronize(device="cuda"):
+    """Waits until a device has done everything it was given, on every stream.
+
+    Args:
+        device: ``"cuda"``, ``"cuda:1"``, or ``"cpu"``, which has nothing to wait for.
+
+    Raises:
+        IndexError, ValueError, RuntimeError: the first fault among the calls whose results nobody
+            has looked at, such as a target out of range.
+        RuntimeError: there is no such device.
+    """
+    _core.synchronize(_checks.device_index(device))

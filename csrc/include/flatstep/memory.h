@@ -24,7 +24,11 @@ FLATSTEP_API void copy_to_device(void* to, const void* from, std::size_t bytes,
 FLATSTEP_API void copy_to_host(void* to, const void* from, std::size_t bytes, const Device& device);
 FLATSTEP_API void fill_zero(void* data, std::size_t bytes, const Device& device);
 
-// Waits until the stream has done everything it was given.
+// Waits until the stream has done everything it was given; or every stream of the device.
 FLATSTEP_API void synchronize(const Device& device);
+FLATSTEP_API void synchronize_device(const Device& device);
+
+// Whether the stream is being captured: what it is given is done whenever the graph is launched.
+FLATSTEP_API bool capturing(const Device& device);
 
 }  // namespace flatstep
