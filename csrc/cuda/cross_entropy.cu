@@ -85,15 +85,9 @@ __global__ void __launch_bounds__(kThreads, kPairs == 8 ? 3 : 2)
   });
 }
 
-}  // namespace
+static_assert(kFewClasses == 2 * 8 * kThreads && kManyClasses == 2 * 32 * kThreads, "row_shape");
 
-RowShape row_shape(std::int64_t classes, int largest_cluster) {
-  constexpr std::int64_t kFew = 2 * 8 * kThreads, kMany = 2 * 32 * kThreads;
-  if (classes <= kFew) return {1, 8};
-  int cluster = 1;
-  while (cluster < largest_cluster && classes > kMany * cluster) cluster *= 2;
-  return {cluster, 32};
-}
+}  // namespace
 
 void launch_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowLoss* row_losses,
                  const RowShape& shape, cudaStream_t stream) {
