@@ -25,7 +25,12 @@ if importlib.util.find_spec("torch") is None:
 if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
 if not CUDA:
-    collect_ignore_glob.append("cuda/*")
+    collect_ignore_glob += ["cuda/*", "parity/cuda/*"]
+elif importlib.util.find_spec("torch") is not None:
+    import torch
+
+    if not torch.cuda.is_available():
+        collect_ignore_glob.append("parity/cuda/*")
 
 HAS = {
     # The kernels of the x86-64 baseline round a product and a sum twice; PyTorch's fuse them.
@@ -33,6 +38,7 @@ HAS = {
     "long double": np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant,
     "fork": hasattr(os, "fork"),
     "mkfifo": hasattr(os, "mkfifo"),
+    "cuda": CUDA,
     "no cuda": not CUDA,
     "cmake": shutil.which("cmake") is not None,
     "nvcc": shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists(),

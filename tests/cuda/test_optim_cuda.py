@@ -178,9 +178,7 @@ def test_too_many_in_a_row(rng):
     assert case.step(bad).skipped
     info = case.step(bad)
     for _ in range(2):
-        with pytest.raises(
-            RuntimeError, match=r"^grads: not finite in 2 steps in a row, last in"
-        ):
+        with pytest.raises(RuntimeError, match=r"^grads: not finite in 2 steps in a row, last in"):
             assert info.skipped
     assert not case.step(normal(rng, 20)).skipped
 
