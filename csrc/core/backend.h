@@ -59,8 +59,8 @@ class Backend {
   virtual void copy_to_host(void* to, const void* from, std::size_t bytes) const = 0;
   virtual void fill_zero(void* data, std::size_t bytes) const = 0;
   virtual void synchronize() const = 0;
-  virtual void synchronize_device() const { synchronize(); }
-  virtual bool capturing() const { return false; }
+  virtual void synchronize_device() const = 0;
+  virtual bool capturing() const = 0;
 
   // Bytes where the totals are: they come first, with whatever the device keeps beside them.
   virtual std::size_t loss_totals_bytes() const = 0;

@@ -37,6 +37,8 @@ class CpuBackend final : public Backend {
   }
   void fill_zero(void* data, std::size_t bytes) const override { std::memset(data, 0, bytes); }
   void synchronize() const override {}
+  void synchronize_device() const override {}
+  bool capturing() const override { return false; }
 
   std::size_t loss_totals_bytes() const override { return sizeof(LossTotals); }
   void start_loss(const LossTask& task, LossTotals* totals) const override {

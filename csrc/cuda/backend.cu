@@ -44,10 +44,15 @@ class CudaBackend final : public Backend {
     body();
   }
 
+  // The default streams are those of the present device.
   void* allocate(std::size_t bytes) const override {
+    const OnDevice scope(device_.index);
     return cuda::allocate(bytes, device_.index, stream_);
   }
-  void release(void* data) const override { check(cudaFreeAsync(data, stream_), "cudaFreeAsync"); }
+  void release(void* data) const override {
+    const OnDevice scope(device_.index);
+    check(cudaFreeAsync(data, stream_), "cudaFreeAsync");
+  }
   void* allocate_status(std::size_t bytes) const override {
     const OnDevice scope(device_.index);
     void* data = nullptr;
@@ -56,18 +61,32 @@ class CudaBackend final : public Backend {
   }
   void release_status(void* data) const override { check(cudaFreeHost(data), "cudaFreeHost"); }
   void copy_to_device(void* to, const void* from, std::size_t bytes) const override {
+    const OnDevice scope(device_.index);
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyHostToDevice, stream_), "cudaMemcpyAsync");
     synchronize();
   }
   void copy_to_host(void* to, const void* from, std::size_t bytes) const override {
+    const OnDevice scope(device_.index);
     check(cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToHost, stream_), "cudaMemcpyAsync");
     synchronize();
   }
   void fill_zero(void* data, std::size_t bytes) const override {
+    const OnDevice scope(device_.index);
     check(cudaMemsetAsync(data, 0, bytes, stream_), "cudaMemsetAsync");
   }
   void synchronize() const override {
+    const OnDevice scope(device_.index);
     check(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
+  void synchronize_device() const override {
+    const OnDevice scope(device_.index);
+    check(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  }
+  bool capturing() const override {
+    const OnDevice scope(device_.index);
+    cudaStreamCaptureStatus status = cudaStreamCaptureStatusNone;
+    check(cudaStreamIsCapturing(stream_, &status), "cudaStreamIsCapturing");
+    return status != cudaStreamCaptureStatusNone;
   }
 
   std::size_t loss_totals_bytes() const override { return sizeof(LossMemory); }
