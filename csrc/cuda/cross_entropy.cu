@@ -36,7 +36,7 @@ __device__ __forceinline__ void row_of(const CrossEntropyRows& rows, const LossT
   const int stretch = 2 * kPairs * kThreads * cluster_size();
   const int stretches = (classes + stretch - 1) / stretch;
   // Every stretch is summed; the gradient begins with the last, which is still there.
-  const int visits = rows.grad == nullptr ? stretches : 2 * stretches - 1;
+  const int visits = 2 * stretches - 1;
   for (int visit = 0; visit < visits; ++visit) {
     const bool again = visit >= stretches;
     const Pairs<kThreads, kPairs> pairs =
