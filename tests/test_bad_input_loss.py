@@ -237,7 +237,7 @@ LINEAR_OPTIONS = {
     "divisor": (0.0, -2.0, NAN, INF),
     "on_empty": ("one", None),
     "grad_output": (NAN, "one", None, np.ones(6, np.float32)),
-    "workspace_bytes": (0, 1, -1, 1.5, "many", None),
+    "workspace_bytes": (0, 1, -1, 1.5, "many"),
     "class_weight": (np.array([1, 1, 1, -1, 1, 1, 1, 1, 1], np.float32),),
     "token_weight": (np.array([1, 1, 1, NAN, 1, 1], np.float32), np.full(6, -1, np.float32)),
 }

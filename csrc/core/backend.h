@@ -86,8 +86,8 @@ class Backend {
   virtual bool half_products() const = 0;
   // Numbers of rows that products like.
   virtual std::int64_t gemm_row_multiple() const = 0;
-  // out[j] = sum over rows of x[i, j], or added to out with accumulate.
-  virtual void column_sum(const ConstMatrix& x, float* out, bool accumulate) const = 0;
+  // out[j] = alpha * sum over rows of x[i, j], or added to out with accumulate; alpha as in Gemm.
+  virtual void column_sum(const ConstMatrix& x, float alpha, float* out, bool accumulate) const = 0;
   // f32 to bf16 or f16, rounded to nearest even, or back.
   virtual void convert(const ConstMatrix& from, void* to, DType to_dtype,
                        std::int64_t to_row_stride) const = 0;

@@ -1,5 +1,6 @@
 // Linear layer and cross-entropy together, over chunks of rows.
 #include <algorithm>
+#include <cmath>
 #include <string>
 #include <vector>
 
@@ -88,6 +89,20 @@ struct Chunks {
   }
 };
 
+// f16 reaches down to 6e-8 only, where a mean over many rows puts most of a gradient: products of
+// that type take the logits' gradient times this, a power of two near its inverse, and give it
+// back.
+double gradient_scale(const Backend& backend, const CrossEntropyOptions& options, std::int64_t rows,
+                      DType dtype) {
+  if (dtype != DType::f16 || !backend.half_products()) return 1.0;
+  double size = std::fabs(options.grad_output);
+  if (options.reduction == Reduction::mean) {
+    size /= options.divisor.value_or(static_cast<double>(std::max<std::int64_t>(1, rows)));
+  }
+  // Few valid rows among many make it larger than this knows: there is room for that.
+  return size > 0 ? std::ldexp(1.0, std::clamp(-std::ilogb(size), -30, 12)) : 1.0;
+}
+
 void check_matrix(const ConstMatrix& matrix, DType dtype, const char* name) {
   if (matrix.dtype != dtype) fail(name, name_of(matrix.dtype), name_of(dtype));
   require(matrix.rows >= 0, name, matrix.rows, "a number of rows >= 0");
@@ -131,6 +146,7 @@ struct LinearLoss {
   const IndexArray& targets;
   const CrossEntropyOptions& options;
   const LinearCrossEntropyOutputs& outputs;
+  double gradient_scale;
 
   static const void* at(const ConstMatrix& matrix, std::int64_t row) {
     return static_cast<const char*>(matrix.data) + row * matrix.row_stride * size_of(matrix.dtype);
@@ -163,7 +179,7 @@ struct LinearLoss {
                            options.label_smoothing,
                            options.z_loss,
                            options.softcap.value_or(0.0),
-                           options.grad_output,
+                           options.grad_output * gradient_scale,
                            rows_at(options.grad_output_rows),
                            row_of(outputs.loss, first),
                            row_of(outputs.lse, first),
@@ -174,6 +190,7 @@ struct LinearLoss {
                            true},
                           space.totals, space.loss);
     const bool add = outputs.accumulate || first > 0;
+    const auto alpha = static_cast<float>(1.0 / gradient_scale);
     if (outputs.grad_hidden != nullptr) {
       char* to = static_cast<char*>(outputs.grad_hidden) +
                  first * outputs.grad_hidden_row_stride * size_of(dtype);
@@ -182,7 +199,7 @@ struct LinearLoss {
       const std::int64_t stride = direct ? outputs.grad_hidden_row_stride : width;
       backend.gemm({false, false, count, width, classes, space.grad_logits, classes, weight.data,
                     weight.row_stride, result, stride, false, nullptr, grad_dtype, dtype,
-                    direct ? dtype : DType::f32},
+                    direct ? dtype : DType::f32, alpha},
                    space.gemm);
       if (!direct) {
         backend.convert({result, DType::f32, count, width, width}, to, dtype,
@@ -190,13 +207,13 @@ struct LinearLoss {
       }
     }
     if (outputs.grad_weight != nullptr) {
-      backend.gemm(
-          {true, false, classes, width, count, space.grad_logits, classes, at(hidden, first),
-           hidden.row_stride, outputs.grad_weight, width, add, nullptr, grad_dtype, dtype},
-          space.gemm);
+      backend.gemm({true, false, classes, width, count, space.grad_logits, classes,
+                    at(hidden, first), hidden.row_stride, outputs.grad_weight, width, add, nullptr,
+                    grad_dtype, dtype, DType::f32, alpha},
+                   space.gemm);
     }
     if (outputs.grad_bias != nullptr) {
-      backend.column_sum({space.grad_logits, grad_dtype, count, classes, classes},
+      backend.column_sum({space.grad_logits, grad_dtype, count, classes, classes}, alpha,
                          outputs.grad_bias, add);
     }
   }
@@ -282,7 +299,9 @@ CrossEntropyResult linear_cross_entropy(const ConstMatrix& hidden_in, const Cons
       backend->convert({bias, dtype, 1, classes, classes}, space.bias, DType::f32, classes);
       bias_f32 = space.bias;
     }
-    const LinearLoss call{*backend, hidden, weight, bias_f32, targets, options, outputs};
+    const LinearLoss call{
+        *backend, hidden,  weight,  bias_f32,
+        targets,  options, outputs, gradient_scale(*backend, options, rows, dtype)};
     for (std::int64_t first = 0; first < rows; first += step) {
       call.chunk(space, first, std::min(step, rows - first));
     }

@@ -187,7 +187,7 @@ struct DropoutTask {
   float scale;              // of the kept elements
 };
 
-// C[m, n] = op(A)[m, k] * op(B)[k, n], or C += with accumulate; bias[n] is added once.
+// C[m, n] = alpha op(A)[m, k] op(B)[k, n], or C += with accumulate; bias[n] is added once.
 struct Gemm {
   bool transpose_a, transpose_b;
   std::int64_t m, n, k;
@@ -202,6 +202,7 @@ struct Gemm {
   DType type_a = DType::f32;  // f32, bf16 or f16
   DType type_b = DType::f32;
   DType type_c = DType::f32;  // or, where half_products() holds, 16 bits
+  float alpha = 1.0f;         // where half_products() holds, a power of two
 };
 
 }  // namespace flatstep

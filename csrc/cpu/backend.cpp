@@ -68,7 +68,7 @@ class CpuBackend final : public Backend {
   bool half_products() const override { return false; }
   std::int64_t gemm_row_multiple() const override { return 12; }
 
-  void column_sum(const ConstMatrix& x, float* out, bool accumulate) const override {
+  void column_sum(const ConstMatrix& x, float, float* out, bool accumulate) const override {
     const auto* data = static_cast<const float*>(x.data);
     parallel_ranges(x.cols, kColumnsPerTask, [&](std::int64_t begin, std::int64_t end) {
       kernels().column_sum(data + begin, x.row_stride, x.rows, end - begin, out + begin,

@@ -134,8 +134,8 @@ class CudaBackend final : public Backend {
   }
   bool half_products() const override { return true; }
   std::int64_t gemm_row_multiple() const override { return 128; }
-  void column_sum(const ConstMatrix& x, float* out, bool accumulate) const override {
-    cuda::column_sum(x, out, accumulate, stream_);
+  void column_sum(const ConstMatrix& x, float alpha, float* out, bool accumulate) const override {
+    cuda::column_sum(x, alpha, out, accumulate, stream_);
   }
   void convert(const ConstMatrix& from, void* to, DType to_dtype,
                std::int64_t to_row_stride) const override {

@@ -133,7 +133,7 @@ class Product {
 
   void run(BlasHandle handle, const BlasAlgorithm& algorithm, void* workspace,
            std::size_t workspace_bytes, cudaStream_t stream) const {
-    const float alpha = 1, beta = call_.accumulate ? 1 : 0;
+    const float alpha = call_.alpha, beta = call_.accumulate ? 1 : 0;
     check_blas(
         api_.matmul(handle, product_, &alpha, call_.b, first_, call_.a, second_, &beta, call_.c,
                     result_, call_.c, result_, &algorithm, workspace, workspace_bytes, stream),

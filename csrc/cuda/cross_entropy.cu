@@ -36,7 +36,7 @@ __device__ __forceinline__ void row_of(const CrossEntropyRows& rows, const LossT
   const int stretch = 2 * kPairs * kThreads * cluster_size();
   const int stretches = (classes + stretch - 1) / stretch;
   // Every stretch is summed; the gradient begins with the last, which is still there.
-  const int visits = rows.grad == nullptr ? stretches : 2 * stretches - 1;
+  const int visits = 2 * stretches - 1;
   for (int visit = 0; visit < visits; ++visit) {
     const bool again = visit >= stretches;
     const Pairs<kThreads, kPairs> pairs =
@@ -85,15 +85,9 @@ __global__ void __launch_bounds__(kThreads, kPairs == 8 ? 3 : 2)
   });
 }
 
-}  // namespace
+static_assert(kFewClasses == 2 * 8 * kThreads && kManyClasses == 2 * 32 * kThreads, "row_shape");
 
-RowShape row_shape(std::int64_t classes, int largest_cluster) {
-  constexpr std::int64_t kFew = 2 * 8 * kThreads, kMany = 2 * 32 * kThreads;
-  if (classes <= kFew) return {1, 8};
-  int cluster = 1;
-  while (cluster < largest_cluster && classes > kMany * cluster) cluster *= 2;
-  return {cluster, 32};
-}
+}  // namespace
 
 void launch_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowLoss* row_losses,
                  const RowShape& shape, cudaStream_t stream) {

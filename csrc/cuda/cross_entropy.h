@@ -20,7 +20,14 @@ struct RowShape {
   int cluster;  // blocks a row
   int pairs;    // 8 or 32
 };
-RowShape row_shape(std::int64_t classes, int largest_cluster);
+// Classes that a block holds with 8 and with 32 pairs a thread.
+constexpr std::int64_t kFewClasses = 4096, kManyClasses = 16384;
+inline RowShape row_shape(std::int64_t classes, int largest_cluster) {
+  if (classes <= kFewClasses) return {1, 8};
+  int cluster = 1;
+  while (cluster < largest_cluster && classes > kManyClasses * cluster) cluster *= 2;
+  return {cluster, 32};
+}
 
 // Fills row_losses as well, one element a row. In order: the rows' kernel for long rows, for short
 // ones (at most kShortRow classes, a warp takes several), and for any under softcap.

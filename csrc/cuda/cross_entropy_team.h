@@ -73,10 +73,10 @@ __device__ __noinline__ bool is_first_of_largest(const CrossEntropyRows& rows, c
   ties = warp_sum(ties);
   if (lane() == 0)
     atomicAdd(reinterpret_cast<unsigned*>(&memory.ties), static_cast<unsigned>(ties));
-  cluster_sync();
+  cluster_sync();  // all of the row is read, too
   ties = 0;
   for (int rank = 0; rank < cluster_size(); ++rank) ties += cluster_read(memory.ties, rank);
-  cluster_sync();  // all of the row is read, and the counters too
+  // The counters are set again in another row, after for_each_row's barrier.
   return ties == 0;
 }
 

@@ -6,7 +6,6 @@
 #include <string>
 
 #include "core/backend.h"
-#include "cuda/launch.h"
 
 namespace flatstep::cuda {
 namespace {
@@ -66,16 +65,6 @@ DeviceState& state_of(int index) {
 }
 
 }  // namespace
-
-OnDevice::OnDevice(int index) {
-  check(cudaGetDevice(&before_), "cudaGetDevice");
-  changed_ = index != before_;
-  if (changed_) check(cudaSetDevice(index), "cudaSetDevice");
-}
-
-OnDevice::~OnDevice() {
-  if (changed_) cudaSetDevice(before_);
-}
 
 void require_device(const Device& device) {
   int count;

@@ -5,6 +5,7 @@
 
 #include <cstddef>
 
+#include "cuda/launch.h"
 #include "flatstep/types.h"
 
 namespace flatstep::cuda {
@@ -12,8 +13,14 @@ namespace flatstep::cuda {
 // Makes a device the present one for a scope.
 class OnDevice {
  public:
-  explicit OnDevice(int index);
-  ~OnDevice();
+  explicit OnDevice(int index) {
+    check(cudaGetDevice(&before_), "cudaGetDevice");
+    changed_ = index != before_;
+    if (changed_) check(cudaSetDevice(index), "cudaSetDevice");
+  }
+  ~OnDevice() {
+    if (changed_) cudaSetDevice(before_);
+  }
   OnDevice(const OnDevice&) = delete;
   OnDevice& operator=(const OnDevice&) = delete;
 

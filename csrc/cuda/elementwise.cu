@@ -136,7 +136,7 @@ struct Stretches {
 template <class T>
 __global__ void __launch_bounds__(kThreads)
     column_sum_kernel(const T* x, std::int64_t stride, std::int64_t rows, std::int64_t columns,
-                      float* out, bool accumulate) {
+                      float alpha, float* out, bool accumulate) {
   auto& shared = shared_memory<Stretches>();
   const std::int64_t column = static_cast<std::int64_t>(blockIdx.x) * kWarp + lane();
   const bool own = column < columns;
@@ -156,7 +156,8 @@ __global__ void __launch_bounds__(kThreads)
     const auto count = static_cast<int>(rows - begin < kStretch ? rows - begin : kStretch);
 #pragma unroll
     for (int k = 0; k < kWarpRows; ++k) {
-      if (own && first + k < count) shared.rows[buffer][first + k][lane()] = to_float(loaded[k]);
+      if (own && first + k < count)
+        shared.rows[buffer][first + k][lane()] = to_float(loaded[k]) * alpha;
     }
     load(begin + kStretch);
     __syncthreads();
@@ -169,9 +170,10 @@ __global__ void __launch_bounds__(kThreads)
 }
 
 template <class T>
-void sum_columns(const ConstMatrix& x, float* out, bool accumulate, cudaStream_t stream) {
+void sum_columns(const ConstMatrix& x, float alpha, float* out, bool accumulate,
+                 cudaStream_t stream) {
   launch(column_sum_kernel<T>, {blocks_of(x.cols, kWarp), kThreads, sizeof(Stretches)}, stream,
-         static_cast<const T*>(x.data), x.row_stride, x.rows, x.cols, out, accumulate);
+         static_cast<const T*>(x.data), x.row_stride, x.rows, x.cols, alpha, out, accumulate);
 }
 
 }  // namespace
@@ -200,11 +202,12 @@ void convert(const ConstMatrix& from, void* to, DType to_dtype, std::int64_t to_
   rows(from, to, to_row_stride, stream);
 }
 
-void column_sum(const ConstMatrix& x, float* out, bool accumulate, cudaStream_t stream) {
+void column_sum(const ConstMatrix& x, float alpha, float* out, bool accumulate,
+                cudaStream_t stream) {
   const auto sum = x.dtype == DType::f32    ? sum_columns<float>
                    : x.dtype == DType::bf16 ? sum_columns<bf16_bits>
                                             : sum_columns<f16_bits>;
-  sum(x, out, accumulate, stream);
+  sum(x, alpha, out, accumulate, stream);
 }
 
 }  // namespace flatstep::cuda

@@ -19,8 +19,9 @@ void dropout_mask(const DropoutTask& task, std::uint8_t* out, std::int64_t size,
 void convert(const ConstMatrix& from, void* to, DType to_dtype, std::int64_t to_row_stride,
              cudaStream_t stream);
 
-// out[j] = sum over rows of x[i, j] in f32, row after row as on the CPU, or added to out with
-// accumulate. x is f32, bf16 or f16.
-void column_sum(const ConstMatrix& x, float* out, bool accumulate, cudaStream_t stream);
+// out[j] = alpha * sum over rows of x[i, j] in f32, row after row as on the CPU, or added to out
+// with accumulate. x is f32, bf16 or f16; alpha a power of two.
+void column_sum(const ConstMatrix& x, float alpha, float* out, bool accumulate,
+                cudaStream_t stream);
 
 }  // namespace flatstep::cuda

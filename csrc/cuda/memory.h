@@ -1,11 +1,11 @@
-// Memory of the device, and which device is current, as objects that clean up after themselves.
+// Memory of the device as objects that clean up after themselves.
 #pragma once
 
 #include <cuda_runtime.h>
 
 #include <memory>
 
-#include "cuda/launch.h"
+#include "cuda/devices.h"
 
 namespace flatstep::cuda {
 
@@ -25,7 +25,7 @@ struct FreeInOrder {
 using DeviceMemory = std::unique_ptr<void, FreeDevice>;
 // Of the host; the device can write it, too.
 using PinnedMemory = std::unique_ptr<void, FreePinned>;
-// From the stream's pool, where it is there for what the stream does next.
+// From the present device's pool, for what the stream does next.
 using StreamMemory = std::unique_ptr<void, FreeInOrder>;
 
 inline DeviceMemory allocate_on_device(std::size_t bytes) {
@@ -39,29 +39,10 @@ inline PinnedMemory allocate_pinned(std::size_t bytes) {
   return PinnedMemory(memory);
 }
 inline StreamMemory allocate_on_stream(std::size_t bytes, cudaStream_t stream) {
-  void* memory = nullptr;
-  if (bytes > 0) check(cudaMallocAsync(&memory, bytes, stream), "memory of the device");
-  return StreamMemory(memory, FreeInOrder{stream});
+  int device;
+  check(cudaGetDevice(&device), "cudaGetDevice");
+  return StreamMemory(allocate(bytes, device, stream), FreeInOrder{stream});
 }
-
-// Makes a device current, as streams want it, and the one before again.
-class CurrentDevice {
- public:
-  explicit CurrentDevice(int device) {
-    check(cudaGetDevice(&before_), "the current device");
-    if (device != before_) check(cudaSetDevice(device), "choice of a device");
-    changed_ = device != before_;
-  }
-  ~CurrentDevice() {
-    if (changed_) cudaSetDevice(before_);
-  }
-  CurrentDevice(const CurrentDevice&) = delete;
-  CurrentDevice& operator=(const CurrentDevice&) = delete;
-
- private:
-  int before_ = 0;
-  bool changed_ = false;
-};
 
 // Copies a few numbers to the host once the stream has come that far.
 template <class T>

@@ -95,7 +95,7 @@ class CudaStepEngine final : public StepEngine {
   }
 
   StepResult step(const StepCall& call) override {
-    const CurrentDevice current(device_);
+    const OnDevice scope(device_);
     const StepOptions& options = call.step_options;
     if (options.stream) {
       last_stream_ = reinterpret_cast<cudaStream_t>(*options.stream);
@@ -117,12 +117,12 @@ class CudaStepEngine final : public StepEngine {
   }
 
   std::int64_t step_count() const override {
-    const CurrentDevice current(device_);
+    const OnDevice scope(device_);
     return read_back(&state_.data()->step_count, last_stream_, "step_count");
   }
 
   void set_step_count(std::int64_t count) override {
-    const CurrentDevice current(device_);
+    const OnDevice scope(device_);
     check(cudaMemcpyAsync(&state_.data()->step_count, &count, sizeof count, cudaMemcpyHostToDevice,
                           last_stream_),
           "step_count");
@@ -183,7 +183,7 @@ std::unique_ptr<StepEngine> step_engine(const OptimizerOptions& options,
                                         const std::vector<Segment>& segments, int device,
                                         cudaStream_t stream) {
   refuse_what_only_the_cpu_has(options);
-  const CurrentDevice current(device);
+  const OnDevice scope(device);
   return std::make_unique<CudaStepEngine>(options, segments, device, stream);
 }
 

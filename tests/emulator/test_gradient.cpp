@@ -227,9 +227,9 @@ void test_column_sum() {
           convert(x.host(), dtype, numbers.data(), DType::f32, rows * stride);
         }
         for (const bool accumulate : {true, false}) {
-          backend_of({})->column_sum({numbers.data(), DType::f32, rows, columns, stride},
+          backend_of({})->column_sum({numbers.data(), DType::f32, rows, columns, stride}, 1.0f,
                                      static_cast<float*>(sums.host()), accumulate);
-          cuda::column_sum({x.device(), dtype, rows, columns, stride},
+          cuda::column_sum({x.device(), dtype, rows, columns, stride}, 1.0f,
                            static_cast<float*>(sums.device()), accumulate, nullptr);
           CHECK(sums.same());
         }

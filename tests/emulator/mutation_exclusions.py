@@ -1,0 +1,81 @@
+"""Mutants that cannot be told from the kernel: (file, part of the line and the next, what, why).
+
+`what` is a regular expression for the mutation. A mutant belongs here only with a proof that no
+input and no order of the threads can give other results.
+"""
+
+# pair_of() says whose the target's class is, and only the owner must store it: its store comes
+# after that of its pair. A thread that wrongly takes itself for an owner stores the same value at
+# the same place, in its own row, when that class's logit will not be read again for anything but
+# the gradient of this class, which is what is stored.
+ANOTHER_OWNER = "one more thread stores the same value at the same place"
+
+EXCLUSIONS = [
+    (
+        "cross_entropy.cu",
+        "if (each > 2 * kPairs * kThreads) each",
+        "off by one",
+        "where both are equal, the assignment changes nothing",
+    ),
+    ("cross_entropy.cu", "pairs.pair_of(row.target) >= 0", "no check", ANOTHER_OWNER),
+    ("cross_entropy_short.cu", "pairs.pair_of(target) >= 0", "no check", ANOTHER_OWNER),
+    ("cross_entropy_slice.h", "own_class =", "no check", ANOTHER_OWNER),
+    ("cross_entropy_slice.h", "own_class =", "distance < own, off by one", ANOTHER_OWNER),
+    ("cross_entropy_slice.h", "own_class =", "< 2, off by one", ANOTHER_OWNER),
+    (
+        "cross_entropy_slice.h",
+        "pairs.offset(group) < pairs.of_block",
+        "",
+        "only saves time: a group that nobody has is loaded as -inf and not stored; it adds 0 to "
+        "all sums but the number of largest logits of a row without any, which nobody looks at",
+    ),
+    (
+        "cross_entropy_short.cu",
+        "if (fault || first >= rows.rows)",
+        "first >=",
+        "only saves time: all lanes have rows past the end, which are not valid, so nothing is "
+        "loaded, finished or stored, and clear_rows passes them over",
+    ),
+    (
+        "cross_entropy_short.cu",
+        "if (!own.has(r)) continue; const float own_largest",
+        "no check",
+        "only saves time: registers without a row are summed, for a lane that will not finish any",
+    ),
+    (
+        "decide.cu",
+        "first < groups; first += kThreads",
+        "off by one",
+        "only saves time: in one more round no thread has a chunk and the first adds no group",
+    ),
+    (
+        "decide.cu",
+        "if (beyond != kNowhere) return;",
+        "no check",
+        "only saves time: nobody reads the scalars of a skipped step, the next one writes them all",
+    ),
+    (
+        "elementwise.cu",
+        "if (begin >= size) return;",
+        "",
+        "only saves time: what follows asks for each element, or for the last of four",
+    ),
+    (
+        "elementwise.cu",
+        "if (kWide && begin >= 0",
+        "begin >= 0, off by one",
+        "the first four elements are taken one by one, with the same words",
+    ),
+    (
+        "elementwise.cu",
+        "begin < rows; begin += kStretch",
+        "off by one",
+        "only saves time: one more stretch has a count of 0",
+    ),
+    (
+        "elementwise.cu",
+        "if (own && first + k < count) shared",
+        "first \\+ k < count",
+        "only saves time: first + k < kStretch always, and rows from count on are not added",
+    ),
+]
