@@ -2,8 +2,4 @@
 #pragma once
 
 #include "cuda/device.h"
-
-#ifndef FLATSTEP_ELEMENTS
-#  define FLATSTEP_ELEMENTS cuda
-#endif
 #include "element/cross_entropy_row.h"

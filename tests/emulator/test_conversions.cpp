@@ -10,7 +10,6 @@
 namespace {
 
 using namespace flatstep::cuda;
-using element::bits_of, element::float_of;
 
 constexpr std::uint32_t kValues = 0x10000;
 
