@@ -213,6 +213,18 @@ void test_convert() {
   }
 }
 
+// Of arrays that end where the memory does.
+void test_convert_reads_no_more() {
+  for (const std::int64_t columns : {1, 255, 1025}) {
+    const DeviceArray<float> source(normals(columns));
+    const DeviceArray<std::uint16_t> target(static_cast<std::size_t>(columns));
+    cuda::convert({source.data(), DType::f32, 1, columns, columns}, target.data(), DType::bf16,
+                  columns, nullptr);
+    const Bytes wanted = bytes_of(source.read(), DType::bf16);
+    CHECK(std::memcmp(target.read().data(), wanted.data(), wanted.size()) == 0);
+  }
+}
+
 void test_column_sum() {
   for (const std::int64_t rows : {0, 1, 127, 128, 300, 515}) {
     for (const std::int64_t columns : {1, 32, 75}) {
@@ -245,6 +257,7 @@ int main() {
   if (std::string(cpu::kernels().isa) == "x86_64") return 77;  // it fuses no products and sums
   test_order_of_the_norm();
   test_float64_is_refused();
+  test_convert_reads_no_more();
   emulator::for_each_order(5, [] {
     test_partials(many_sizes());
     test_accumulate(many_sizes());

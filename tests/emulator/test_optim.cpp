@@ -65,7 +65,7 @@ void test_variants() {
     format.options.state = state;
     for (const double momentum : {0.0, 0.8}) {
       format.options.momentum = momentum;
-      format.options.dampening = momentum / 2;
+      format.options.dampening = momentum > 0 ? momentum / 2 : 0.3;  // which counts for nothing
       format.options.nesterov = false;
       test_steps(format, true);
       if (momentum == 0) continue;
