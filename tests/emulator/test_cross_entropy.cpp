@@ -140,6 +140,22 @@ void test_options(int orders) {
   }
 }
 
+// Every kernel with everything on, in fifty random orders of its threads and blocks.
+void test_orders() {
+  constexpr int kOrders = 50;
+  Case c{};
+  c.dtype = c.grad_dtype = DType::bf16;
+  c.ties = c.class_weight = c.token_weight = c.upstream = true;
+  c.label_smoothing = 0.1;
+  c.z_loss = 0.01;
+  c.masked = 0.3;
+  with_shapes(c, [&](const Case& sized) { test(sized, kOrders); });
+  c.rows = 5;
+  c.classes = 700;
+  c.softcap = 15;
+  test(c, kOrders);
+}
+
 void test_ranges(int orders) {
   for (const double offset : {0.0, 1e4, 3e4, -1e6}) {
     for (const double scale : {1.0, 10.0, 100.0}) {
@@ -263,6 +279,7 @@ int main(int argc, char** argv) {
   section("options", [&] { test_options(orders); });
   section("ranges", [&] { test_ranges(orders); });
   section("kinds", [&] { test_kinds(orders); });
+  section("orders", test_orders);
   section("special", test_special);
   section("alone", test_rows_alone);
   section("faults", [&] { test_faults(orders); });

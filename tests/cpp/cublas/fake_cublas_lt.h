@@ -2,11 +2,14 @@
 // loaded.
 #pragma once
 
+#include <atomic>
+
 extern "C" {
 struct FakeState {
-  int handles, searches, products;  // so far
-  int live;                         // descriptors that were not destroyed
-  int with_bias;                    // products whose bias was added by the library
+  // Several threads count.
+  std::atomic<int> handles, searches, products;  // so far
+  std::atomic<int> live;                         // descriptors that were not destroyed
+  std::atomic<int> with_bias;                    // products whose bias was added by the library
   // Set by the test:
   int refuse_bias;  // no algorithm with a bias
   int refuse_all;   // no algorithm at all

@@ -256,6 +256,7 @@ int main() {
   test_errors();
   test_threads();
   CHECK(fake().live == 0);
-  std::printf("%d products, %d searches, %d failed\n", fake().products, fake().searches, failures);
+  std::printf("%d products, %d searches, %d failed\n", fake().products.load(),
+              fake().searches.load(), failures);
   return failures == 0 ? 0 : 1;
 }
