@@ -135,3 +135,71 @@ class OptimizerCase(optim_case.Case):
         for stored, array in self.placed:
             stored[...] = fetch(array)
         return super().everything()
+
+
+# Several chunks of 4096; blocks of 128 with a part; nothing; one element; 2-D.
+LAYOUT = [
+    ("a", (8203,)),
+    ("b", (13, 43), {"weight_decay": 0.0, "lr_scale": 0.3}),
+    ("empty", (0, 2)),
+    ("c", (1,)),
+    ("d", (3, 257), {"betas": (0.8, 0.99)}),
+]
+OPTIONS = {"lr": 3e-3, "weight_decay": 0.1, "seed": 11}
+
+
+def cut(layout, flat, as_list):
+    return [view.copy() for view in layout.views(flat).values()] if as_list else flat
+
+
+def as_stored(arrays, dtype):
+    if isinstance(arrays, list):
+        return [as_stored(array, dtype) for array in arrays]
+    return bfloat16.from_float32(arrays) if dtype == "bfloat16" else arrays.astype(dtype)
+
+
+def as_given(arrays):
+    """To the CPU's optimizer."""
+    if isinstance(arrays, list):
+        return [as_given(array) for array in arrays]
+    return bfloat16.Bfloat16Array(arrays) if arrays.dtype == np.uint16 else arrays
+
+
+class Twins:
+    """The same optimizer here and there."""
+
+    def __init__(self, rng, kind, format="full", as_list=False, layout=LAYOUT, **options):
+        self.rng, self.as_list = rng, as_list
+        self.layout = fs.Layout(layout)
+        start = cut(self.layout, optim_case.normal(rng, self.layout.size), as_list)
+        options = OPTIONS | {"layout": self.layout} | options
+        self.here = optim_case.Case(kind, start, format, **options)
+        self.there = OptimizerCase(kind, start, format, **options)
+
+    def gradient(self, dtype="float32", scale=1.0):
+        flat = optim_case.normal(self.rng, self.layout.size, scale)
+        return as_stored(cut(self.layout, flat, self.as_list), dtype)
+
+    def step(self, gradient, **options):
+        """One step on each side; asserts that the results are the same."""
+        copies = [g.copy() for g in gradient] if self.as_list else gradient.copy()
+        here = self.here.step(as_given(copies), **options)
+        there = self.there.step(gradient, **options)
+        for name in ("grad_norm", "clip_scale", "skipped", "nonfinite", "lr", "step"):
+            one, other = getattr(here, name), getattr(there, name)
+            assert one == other or (one != one and other != other), (name, one, other)
+            assert type(one) is type(other), name
+        after = copies if self.as_list else [copies]
+        for own, array in zip(after, self.there.grads, strict=True):
+            optim_case.assert_same_bits(fetch(array), own)
+        return there
+
+    def assert_same(self):
+        assert self.here.everything() == self.there.everything()
+
+
+def variants():
+    cases = [(kind, format, {}) for kind in optim_case.KINDS for format in optim_case.FORMATS]
+    cases += [(kind, "full", {"amsgrad": True}) for kind in ("adamw", "adam")]
+    cases += [(kind, "full", {"maximize": True}) for kind in optim_case.KINDS]
+    return [*cases, ("sgd", "full", {"momentum": 0.0}), ("sgd", "8bit", {"nesterov": True})]

@@ -4,6 +4,8 @@
 #include <utility>
 
 #include "core/checks.h"
+#include "flatstep/memory.h"
+#include "python/unlocked.h"
 
 namespace flatstep::python {
 namespace {
@@ -92,6 +94,13 @@ ArrayArg::~ArrayArg() { release(); }
 void ArrayArg::release() {
   auto* legacy = std::exchange(exported_.legacy, nullptr);
   auto* versioned = std::exchange(exported_.versioned, nullptr);
+  if (exported_.wait_before_release && (legacy != nullptr || versioned != nullptr)) {
+    const Unlocked unlocked;
+    try {
+      synchronize(device());
+    } catch (...) {  // whoever waits next will hear of it
+    }
+  }
   if (legacy != nullptr && legacy->deleter != nullptr) legacy->deleter(legacy);
   if (versioned != nullptr && versioned->deleter != nullptr) versioned->deleter(versioned);
 }

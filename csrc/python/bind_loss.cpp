@@ -1,17 +1,13 @@
 #include <pybind11/stl.h>
 
-#if defined(__linux__)
-#  include <sys/mman.h>
-#endif
-
-#include <new>
+#include <memory>
 #include <optional>
 #include <vector>
 
 #include "flatstep/loss.h"
-#include "flatstep/memory.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
+#include "python/scratch.h"
 #include "python/status.h"
 #include "python/unlocked.h"
 
@@ -89,43 +85,6 @@ T* data_or_null(const std::optional<ArrayArg>& array) {
   return array ? array->as<T>() : nullptr;
 }
 
-// Memory of the device whose contents do not matter. Much of it comes in huge pages where the CPU's
-// system has them: a page fault for each 4 KB would cost as much as a pass over the memory. On a
-// CUDA device it is taken and given back in the order of the stream, which needs no wait.
-class Scratch {
- public:
-  Scratch(std::size_t bytes, const Device& device)
-      : device_(device), alignment_{bytes < kHugePage ? 64 : kHugePage} {
-    if (device.type != DeviceType::cpu) {
-      memory_ = allocate(bytes, device);
-      return;
-    }
-    memory_ = ::operator new(bytes, alignment_);
-#if defined(__linux__)
-    if (bytes >= kHugePage) madvise(memory_, bytes, MADV_HUGEPAGE);
-#endif
-  }
-  ~Scratch() {
-    if (device_.type == DeviceType::cpu) {
-      ::operator delete(memory_, alignment_);
-    } else {
-      try {
-        release(memory_, device_);
-      } catch (...) {  // the call has failed before, with this reason
-      }
-    }
-  }
-  Scratch(const Scratch&) = delete;
-  Scratch& operator=(const Scratch&) = delete;
-  void* data() const { return memory_; }
-
- private:
-  static constexpr std::size_t kHugePage = std::size_t{1} << 21;
-  const Device device_;
-  const std::align_val_t alignment_;
-  void* memory_;
-};
-
 py::tuple as_tuple(const CrossEntropyResult& result) {
   return py::make_tuple(result.loss, result.n_valid, result.n_correct, result.weight_sum);
 }
@@ -141,10 +100,10 @@ class LossStatus {
   }
   // Waits at the first time, or at any time for a graph. Throws the call's fault.
   py::tuple values() {
-    if (slot_ != nullptr) {
-      wait_for(*slot_);
-      result_ = result_of(slot_->as<CrossEntropyStatus>());
-      if (!slot_->captured()) slot_.reset();
+    if (const auto slot = slot_) {  // another thread may read it during the wait
+      wait_for(*slot);
+      result_ = result_of(slot->as<CrossEntropyStatus>());
+      if (!slot->captured()) slot_.reset();
     }
     return as_tuple(result_);
   }

@@ -38,11 +38,11 @@ class StepReport {
   // (grad_norm, clip_scale, skipped, nonfinite segment or -1, its index, lr, step). Waits at the
   // first time, or at any time for a graph. Throws what the step would have thrown.
   py::tuple values() {
-    if (slot_ != nullptr) {
-      wait_for(*slot_);
-      status_ = slot_->as<StepStatus>();
+    if (const auto slot = slot_) {  // another thread may read it during the wait
+      wait_for(*slot);
+      status_ = slot->as<StepStatus>();
       optimizer_->result_of(status_);
-      if (!slot_->captured()) slot_.reset();
+      if (!slot->captured()) slot_.reset();
     }
     return py::make_tuple(status_.grad_norm, status_.clip_scale, status_.skipped != 0,
                           status_.nonfinite_segment, status_.nonfinite_index, status_.lr,
@@ -115,7 +115,9 @@ class PyOptimizer {
   // CUDA device the step runs where the params' library works now.
   py::object step(const py::list& grad_objects, py::handle device_lr, StepOptions options) {
     const bool cuda = place_.device.type == DeviceType::cuda;
-    if (cuda) place_.device.stream = current_stream(stream_source_, place_.device.index);
+    if (cuda) {
+      place_.device.stream = current_stream(stream_source_, place_.device.index).value_or(0);
+    }
     const std::vector<ArrayArg> grads = take_arrays(
         grad_objects, "grads", options.zero_grad ? Access::write : Access::read, &place_);
     require_like(grads, params_, "grads", "params");

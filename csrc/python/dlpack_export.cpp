@@ -138,9 +138,8 @@ ExportedTensor export_directly(py::handle object, const ArgumentName& name, cons
     Device device = known_device(tensor->tensor.device, name);
     require_place(device, name, place);
     if (device.type == DeviceType::cuda) {
-      device.stream = current_stream(object, device.index);
-      if (place != nullptr &&
-          place->device.stream != device.stream) {  // one must wait for the other
+      device.stream = current_stream(object, device.index).value_or(0);
+      if (place != nullptr && place->device.stream != device.stream) {  // one must wait for another
         drop(tensor);
         return {};
       }
@@ -167,12 +166,15 @@ ExportedTensor export_tensor(py::handle object, const ArgumentName& name, const 
   if (direct.versioned != nullptr) return direct;
   Device device = device_of(object, name);
   require_place(device, name, place);
+  bool wait_before_release = false;
   if (device.type == DeviceType::cuda) {
-    device.stream = place != nullptr ? place->device.stream : current_stream(object, device.index);
+    const auto current = current_stream(object, device.index);
+    device.stream = place != nullptr ? place->device.stream : current.value_or(0);
     if (DeviceArray* own = DeviceArray::from(object)) {
       own->go_to(device.stream);
       return {nullptr, own->export_versioned(), device};
     }
+    wait_before_release = current != device.stream;
   }
   const py::capsule capsule = export_capsule(object, name, device);
   const auto take = [&](const char* kind, const char* used) {
@@ -180,15 +182,15 @@ ExportedTensor export_tensor(py::handle object, const ArgumentName& name, const 
     PyCapsule_SetName(capsule.ptr(), used);
     return tensor;
   };
+  ExportedTensor result{nullptr, nullptr, device, wait_before_release};
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor_versioned")) {
-    return {nullptr,
-            static_cast<dlpack::ManagedTensorVersioned*>(
-                take("dltensor_versioned", "used_dltensor_versioned")),
-            device};
+    result.versioned = static_cast<dlpack::ManagedTensorVersioned*>(
+        take("dltensor_versioned", "used_dltensor_versioned"));
+    return result;
   }
   if (PyCapsule_IsValid(capsule.ptr(), "dltensor")) {
-    return {static_cast<dlpack::ManagedTensor*>(take("dltensor", "used_dltensor")), nullptr,
-            device};
+    result.legacy = static_cast<dlpack::ManagedTensor*>(take("dltensor", "used_dltensor"));
+    return result;
   }
   wrong_type(name, "a capsule that is not DLPack", "an array");
 }

@@ -45,6 +45,9 @@ struct ExportedTensor {
   dlpack::ManagedTensor* legacy = nullptr;
   dlpack::ManagedTensorVersioned* versioned = nullptr;
   Device device;
+  // The library works on another stream than this: once it has the memory back, it may use it again
+  // before the call has read it.
+  bool wait_before_release = false;
 };
 
 // On a CUDA device, what the array's library has given to its stream is visible on that of the

@@ -36,7 +36,7 @@ const dlpack::ExchangeApi* exchange_api_of(py::handle object) {
   return api;
 }
 
-std::uintptr_t current_stream(py::handle object, int device_index) {
+std::optional<std::uintptr_t> current_stream(py::handle object, int device_index) {
   const dlpack::ExchangeApi* api = exchange_api_of(object);
   if (api != nullptr && api->current_stream != nullptr) {
     void* stream = nullptr;
@@ -53,7 +53,7 @@ std::uintptr_t current_stream(py::handle object, int device_index) {
     const py::object cuda = py::module_::import("cupy").attr("cuda");
     return legacy_as_zero(number(cuda.attr("get_current_stream")(device_index).attr("ptr")));
   }
-  return 0;
+  return std::nullopt;
 }
 
 }  // namespace flatstep::python

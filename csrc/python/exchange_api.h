@@ -4,6 +4,7 @@
 #include <pybind11/pybind11.h>
 
 #include <cstdint>
+#include <optional>
 
 #include "python/dlpack_abi.h"
 
@@ -16,9 +17,9 @@ namespace py = pybind11;
 const dlpack::ExchangeApi* exchange_api_of(py::handle object);
 
 // Where the library of an array on a CUDA device works now, as a cudaStream_t: the current stream
-// of PyTorch or CuPy; for others the legacy default stream, on which they are asked to have their
-// work visible.
-std::uintptr_t current_stream(py::handle object, int device_index);
+// of PyTorch or CuPy. Nothing for others, whose streams are their own affair: they are asked to
+// have their work visible on the legacy default stream, unless a call is on another.
+std::optional<std::uintptr_t> current_stream(py::handle object, int device_index);
 
 // The legacy default stream has two numbers as a cudaStream_t, 0 and 1. In flatstep::Device it is
 // 0; DLPack has it as 1 and forbids 0. All other streams have one number everywhere.

@@ -59,7 +59,7 @@ void throw_first_fault(const Device& device, std::uint64_t last, bool whole_devi
 
 // Calls `wait`, which waits for the stream or for the whole device, without the GIL.
 template <class Wait>
-void waiting(const Device& device, Wait wait, bool whole_device = false) {
+void waiting(const Device device, Wait wait, bool whole_device = false) {
   const std::uint64_t last = last_watched();
   {
     const Unlocked unlocked;

@@ -107,7 +107,8 @@ def cross_entropy(
     On CUDA all arrays are on one device, and float64 logits are refused. The call runs on the
     current stream of PyTorch or CuPy, if ``logits`` is theirs, else on the legacy default stream,
     and does not wait for it; it may be captured in a graph. New arrays are of that library, else
-    :class:`flatstep.DeviceArray`.
+    :class:`flatstep.DeviceArray`. Arrays of a library that works on another stream, such as JAX,
+    are given back after a wait.
 
     Args:
         logits: ``[..., V]`` float32, float64, bfloat16 or float16; the last dimension contiguous,

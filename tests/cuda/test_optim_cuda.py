@@ -1,80 +1,14 @@
 """Optimizers on a CUDA device: the bits of the CPU in every format, and nothing else but waits."""
 
-import bfloat16
 import cuda_case
 import numpy as np
 import pytest
-from optim_case import FORMATS, KINDS, MOMENTS, Case, assert_same_bits, normal, state_bytes
+from cuda_case import Twins, cut, variants
+from optim_case import FORMATS, KINDS, normal, state_bytes
 
 import flatstep as fs
 
-# Several chunks of 4096; blocks of 128 with a part; nothing; one element; 2-D.
-LAYOUT = [
-    ("a", (8203,)),
-    ("b", (13, 43), {"weight_decay": 0.0, "lr_scale": 0.3}),
-    ("empty", (0, 2)),
-    ("c", (1,)),
-    ("d", (3, 257), {"betas": (0.8, 0.99)}),
-]
-OPTIONS = {"lr": 3e-3, "weight_decay": 0.1, "seed": 11}
 GRADIENTS = ("float32", "bfloat16", "float16")
-
-
-def cut(layout, flat, as_list):
-    return [view.copy() for view in layout.views(flat).values()] if as_list else flat
-
-
-def as_stored(arrays, dtype):
-    if isinstance(arrays, list):
-        return [as_stored(array, dtype) for array in arrays]
-    return bfloat16.from_float32(arrays) if dtype == "bfloat16" else arrays.astype(dtype)
-
-
-def as_given(arrays):
-    """To the CPU's optimizer."""
-    if isinstance(arrays, list):
-        return [as_given(array) for array in arrays]
-    return bfloat16.Bfloat16Array(arrays) if arrays.dtype == np.uint16 else arrays
-
-
-class Twins:
-    """The same optimizer here and there."""
-
-    def __init__(self, rng, kind, format="full", as_list=False, layout=LAYOUT, **options):
-        self.rng, self.as_list = rng, as_list
-        self.layout = fs.Layout(layout)
-        start = cut(self.layout, normal(rng, self.layout.size), as_list)
-        options = OPTIONS | {"layout": self.layout} | options
-        self.here = Case(kind, start, format, **options)
-        self.there = cuda_case.OptimizerCase(kind, start, format, **options)
-
-    def gradient(self, dtype="float32", scale=1.0):
-        flat = normal(self.rng, self.layout.size, scale)
-        return as_stored(cut(self.layout, flat, self.as_list), dtype)
-
-    def step(self, gradient, **options):
-        """One step on each side; asserts that the results are the same."""
-        copies = [g.copy() for g in gradient] if self.as_list else gradient.copy()
-        here = self.here.step(as_given(copies), **options)
-        there = self.there.step(gradient, **options)
-        for name in ("grad_norm", "clip_scale", "skipped", "nonfinite", "lr", "step"):
-            one, other = getattr(here, name), getattr(there, name)
-            assert one == other or (one != one and other != other), (name, one, other)
-            assert type(one) is type(other), name
-        after = copies if self.as_list else [copies]
-        for own, array in zip(after, self.there.grads, strict=True):
-            assert_same_bits(cuda_case.fetch(array), own)
-        return there
-
-    def assert_same(self):
-        assert self.here.everything() == self.there.everything()
-
-
-def variants():
-    cases = [(kind, format, {}) for kind in KINDS for format in FORMATS]
-    cases += [(kind, "full", {"amsgrad": True}) for kind in ("adamw", "adam")]
-    cases += [(kind, "full", {"maximize": True}) for kind in KINDS]
-    return [*cases, ("sgd", "full", {"momentum": 0.0}), ("sgd", "8bit", {"nesterov": True})]
 
 
 @pytest.mark.parametrize("as_list", (False, True), ids=("flat", "list"))
@@ -190,69 +124,6 @@ def test_too_many_in_a_row_that_nobody_looks_at(rng):
         fs.synchronize()
     fs.synchronize()
     assert case.step(normal(rng, 20)).step == case.optimizer.step_count == 1
-
-
-# ---- state --------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("as_list", (False, True), ids=("flat", "list"))
-@pytest.mark.parametrize(("kind", "format", "options"), variants(), ids=str)
-def test_state_goes_between_devices(rng, kind, format, options, as_list):
-    twins = Twins(rng, kind, format, as_list, **options)
-    for _ in range(2):
-        twins.step(twins.gradient())
-    state = twins.there.optimizer.state_dict()
-    for views in state["state"].values():
-        assert all(type(array) is np.ndarray for array in views.values())
-    twins.here.optimizer.load_state_dict(state)
-    for case in (twins.here, twins.there):
-        case.optimizer.lr = 0.5
-    twins.there.optimizer.load_state_dict(state)
-    assert twins.there.optimizer.lr == OPTIONS["lr"] and twins.there.optimizer.step_count == 2
-    twins.here.optimizer.lr = OPTIONS["lr"]
-    twins.step(twins.gradient())
-    twins.assert_same()
-
-
-def test_a_wrong_state_changes_nothing(rng):
-    case = cuda_case.OptimizerCase("adamw", normal(rng, 300))
-    case.step(normal(rng, 300))
-    before = case.everything()
-    wrong = case.optimizer.state_dict()
-    wrong["state"]["params"]["exp_avg_sq"] = np.zeros(299, np.float32)
-    with pytest.raises(ValueError, match=r"^state_dict: exp_avg_sq of 'params' has shape"):
-        case.optimizer.load_state_dict(wrong)
-    assert case.everything() == before
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_moments(rng, kind):
-    for format in ("full", "8bit"):
-        twins = Twins(rng, kind, format)
-        twins.step(twins.gradient())
-        for name in MOMENTS[kind]:
-            here = getattr(twins.here.optimizer, name)
-            there = getattr(twins.there.optimizer, name)
-            assert type(there) is (fs.DeviceArray if format == "full" else np.ndarray)
-            assert_same_bits(cuda_case.fetch(there), here)
-
-
-def test_masters_are_on_the_device(rng):
-    case = cuda_case.OptimizerCase("adamw", normal(rng, 300).reshape(3, 100), "master")
-    master = case.optimizer.master
-    assert type(master) is fs.DeviceArray and master.shape == (3, 100)
-    case.step(normal(rng, 300).reshape(3, 100))
-    assert_same_bits(
-        bfloat16.from_float32(master.numpy()), cuda_case.fetch(case.placed[0][1]), "rounded"
-    )
-
-
-def test_the_step_count_is_set(rng):
-    twins = Twins(rng, "adamw")
-    for case in (twins.here, twins.there):
-        case.optimizer.load_state_dict(case.optimizer.state_dict() | {"step": 1000})
-    assert twins.step(twins.gradient()).step == 1001
-    twins.assert_same()
 
 
 # ---- partial sums -------------------------------------------------------------------------------
