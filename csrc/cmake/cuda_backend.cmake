@@ -34,6 +34,12 @@ function(flatstep_nvcc_settings target)
   target_include_directories(${target} SYSTEM
                              PRIVATE ${CMAKE_CUDA_TOOLKIT_INCLUDE_DIRECTORIES})
   target_link_libraries(${target} PRIVATE ${CMAKE_DL_LIBS})
+  if(NOT BUILD_SHARED_LIBS)  # a program that links the library need not have CUDA as a language
+    find_package(CUDAToolkit QUIET)
+    if(TARGET CUDA::cudart_static)
+      target_link_libraries(${target} PRIVATE CUDA::cudart_static)
+    endif()
+  endif()
   # The runtime inside is this library's own: other libraries in the process have theirs.
   target_link_options(${target} PRIVATE -Wl,--exclude-libs,libcudart_static.a:libcudadevrt.a)
 endfunction()
