@@ -11,10 +11,11 @@ set -uo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 cd "$root" || exit
 seconds_in_all=${FLATSTEP_GPU_SECONDS:-530}
+build_limit=170 tests_limit=150
 wheels=${FLATSTEP_WHEELS:-$root/wheels}
 out=${OUT:-$root/bench/results}
 rehearse=false
-[ "${1:-}" = --rehearse ] && rehearse=true
+[ "${1:-}" = --rehearse ] && rehearse=true seconds_in_all=2400 build_limit=900 tests_limit=900
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -143,8 +144,8 @@ export root site work wheels rehearse
 card
 export architecture
 $rehearse || stage versions 30 bash -c versions
-if stage build 170 bash -c build && stage devices 30 bash -c info; then
-  stage "tests on the device" 150 bash -c 'pytests tests/cuda'
+if stage build "$build_limit" bash -c build && stage devices 30 bash -c info; then
+  stage "tests on the device" "$tests_limit" bash -c 'pytests tests/cuda'
   $rehearse || stage "beside PyTorch" 60 bash -c 'pytests tests/parity/cuda tests/parity/test_torch_state_cuda.py'
   if $rehearse || ! command -v compute-sanitizer > /dev/null; then
     note sanitizers "not run: no compute-sanitizer" 0
