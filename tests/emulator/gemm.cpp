@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "cuda/element.h"
+#include "memory.h"
 
 namespace flatstep::cuda {
 namespace {
@@ -37,6 +38,7 @@ void store(void* data, DType dtype, std::int64_t index, float value) {
 }  // namespace
 
 void gemm(const Gemm& call, void*, std::size_t, cudaStream_t) {
+  const emulator::DeviceMemoryInUse in_use;
   // The second factor by rows of k, so that the innermost loop runs along them.
   std::vector<double> b(static_cast<std::size_t>(call.k * call.n));
   for (std::int64_t p = 0; p < call.k; ++p) {
