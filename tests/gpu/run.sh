@@ -3,8 +3,9 @@
 #     bash tests/gpu/run.sh
 # Needs nvcc, python3 with PyTorch, NumPy, pytest, CMake, ninja, pybind11 and scikit-build-core, and
 # no network: wheels of what is missing (safetensors, tqdm) are taken from the folder FLATSTEP_WHEELS,
-# or ./wheels. No setting of the card is changed. Stages go on after one that fails; a table comes
-# last and, with the benchmarks and the ends of failed logs, in a file in $OUT or bench/results/.
+# or ./wheels. No setting of the card is changed. Tests run side by side, then benchmarks alone.
+# Stages go on after one that fails; a table comes last and, with the benchmarks and the ends of failed
+# logs, in a file in $OUT or bench/results/.
 #     bash tests/gpu/run.sh --rehearse
 # goes through the same stages with the emulator, tiny sizes and no sanitizers, on any machine.
 set -uo pipefail
@@ -17,19 +18,17 @@ out=${OUT:-$root/bench/results}
 rehearse=false
 [ "${1:-}" = --rehearse ] && rehearse=true seconds_in_all=2400 build_limit=900 tests_limit=900
 
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
+work=${FLATSTEP_GPU_WORK:-$(mktemp -d)}  # a folder given there is kept, with the built module in site/
+[ -n "${FLATSTEP_GPU_WORK:-}" ] || trap 'rm -rf "$work"' EXIT
 site=$work/site
-mkdir -p "$site" "$work/logs" "$out"
+mkdir -p "$site" "$work/logs" "$work/failed" "$out"
 export PYTHONPATH=$site PATH=$site/bin:$PATH:/usr/local/cuda/bin PYTHONUNBUFFERED=1
 began=$SECONDS
-names=() results=() times=()
 
 remaining() { echo $((seconds_in_all - (SECONDS - began))); }
 
 note() { # name, result, seconds
-  names+=("$1") results+=("$2") times+=("$3")
-  printf '%-28s %-44s %4s s\n' "$1" "$2" "$3"
+  printf '%-28s %-44s %4s s\n' "$1" "$2" "$3" | tee -a "$work/table"
 }
 
 # stage NAME LIMIT COMMAND...: runs it with what is left of the time, at most LIMIT seconds.
@@ -51,11 +50,10 @@ stage() {
     124 | 137) result="FAILED: not done after $limit s" ;;
     *) result="FAILED: status $status, $(grep -oE '[0-9]+ (failed|errors?)' "$log" | tail -1)" ;;
   esac
-  [ $status -eq 0 ] || failed_logs+=("$log")
+  [ $status -eq 0 ] || ln -s "$log" "$work/failed/"
   note "$name" "$result" $((SECONDS - start))
   return $status
 }
-failed_logs=()
 
 card() {
   if $rehearse; then
@@ -117,6 +115,16 @@ sanitized() { # tool
     python3 tests/gpu/calls.py --once
 }
 
+sanitizers() {
+  if ! command -v compute-sanitizer > /dev/null; then
+    note sanitizers "not run: no compute-sanitizer" 0
+  elif stage "planted faults" 60 bash -c planted; then
+    stage memcheck "$tests_limit" bash -c 'sanitized memcheck' &
+    stage racecheck "$tests_limit" bash -c 'sanitized racecheck' &
+    wait
+  fi
+}
+
 # benchmark NAME LIMIT ARGUMENTS...
 benchmark() {
   local name=$1 limit=$2
@@ -132,11 +140,8 @@ benchmark() {
 }
 
 table() {
-  local i
   printf '%s, %s, %s seconds\n\n' "$name" "$(date -u +'%F %H:%M')" $((SECONDS - began))
-  for i in "${!names[@]}"; do
-    printf '%-28s %-44s %4s s\n' "${names[i]}" "${results[i]}" "${times[i]}"
-  done
+  cat "$work/table"
 }
 
 export -f versions build info pytests planted sanitized
@@ -145,21 +150,20 @@ card
 export architecture
 $rehearse || stage versions 30 bash -c versions
 if stage build "$build_limit" bash -c build && stage devices 30 bash -c info; then
-  stage "tests on the device" "$tests_limit" bash -c 'pytests tests/cuda'
-  $rehearse || stage "beside PyTorch" 60 bash -c 'pytests tests/parity/cuda tests/parity/test_torch_state_cuda.py'
-  if $rehearse || ! command -v compute-sanitizer > /dev/null; then
-    note sanitizers "not run: no compute-sanitizer" 0
-  elif stage "planted faults" 45 bash -c planted; then
-    stage memcheck 60 bash -c 'sanitized memcheck'
-    stage racecheck 75 bash -c 'sanitized racecheck'
-  fi
+  stage "tests on the device" "$tests_limit" bash -c 'pytests tests/cuda' &
   runs=20
   $rehearse && runs=2
-  stage "same bits, $runs runs" 45 python3 tests/gpu/calls.py --runs $runs
+  stage "same bits, $runs runs" "$tests_limit" python3 tests/gpu/calls.py --runs $runs &
+  if ! $rehearse; then
+    stage "beside PyTorch" "$tests_limit" \
+      bash -c 'pytests tests/parity/cuda tests/parity/test_torch_state_cuda.py' &
+    sanitizers &
+    stage "whole suite" "$tests_limit" bash -c 'pytests --ignore tests/cuda --ignore tests/parity' &
+  fi
+  wait
   benchmark cross_entropy 100 --seconds 0.15 --compile-classes 50257
   benchmark optimizer 50 --seconds 0.2
   benchmark linear_cross_entropy 45 --seconds 0.2
-  $rehearse || stage "whole suite" 200 bash -c 'pytests --ignore tests/cuda'
 fi
 
 {
@@ -167,11 +171,11 @@ fi
   for log in "$work"/logs/versions.log "$work"/logs/benchmark*.log; do
     [ -f "$log" ] && printf '\n== %s\n' "$(basename "$log" .log)" && cat "$log"
   done
-  for log in "${failed_logs[@]}"; do
-    printf '\n== the end of %s\n' "$(basename "$log")" && tail -60 "$log"
+  for log in "$work"/failed/*.log; do
+    [ -f "$log" ] && printf '\n== the end of %s\n' "$(basename "$log")" && tail -60 "$log"
   done
 } > "$report"
 printf '\n'
 table
 printf '\n%s\n' "$report"
-[ ${#failed_logs[@]} -eq 0 ]
+[ -z "$(ls "$work/failed")" ]
