@@ -172,7 +172,9 @@ def partials_of(*sizes):
 
 
 @pytest.mark.parametrize(
-    "wrong", (partials_of(23), partials_of(12, 12), partials_of(), [1.0], 5.0, "norm"), ids=str
+    "wrong",
+    (partials_of(23), partials_of(12, 12), partials_of(), [1.0], 5.0, "norm"),
+    ids=("a larger tensor", "two tensors", "none", "a list", "a number", "a text"),
 )
 def test_partials(wrong):
     arrays = bad.fresh_arrays()

@@ -3,7 +3,8 @@
 #     bash tests/gpu/run.sh
 # Needs nvcc, python3 with PyTorch, NumPy, pytest, CMake, ninja, pybind11 and scikit-build-core, and
 # no network: wheels of what is missing (safetensors, tqdm) are taken from the folder FLATSTEP_WHEELS,
-# or ./wheels. No setting of the card is changed. Tests run side by side, then benchmarks alone.
+# or ./wheels. No setting of the card is changed. Tests of the device run side by side, then
+# benchmarks alone, then what takes longest.
 # Stages go on after one that fails; a table comes last and, with the benchmarks and the ends of failed
 # logs, in a file in $OUT or bench/results/.
 #     bash tests/gpu/run.sh --rehearse
@@ -151,19 +152,23 @@ export architecture
 $rehearse || stage versions 30 bash -c versions
 if stage build "$build_limit" bash -c build && stage devices 30 bash -c info; then
   stage "tests on the device" "$tests_limit" bash -c 'pytests tests/cuda' &
-  runs=20
-  $rehearse && runs=2
-  stage "same bits, $runs runs" "$tests_limit" python3 tests/gpu/calls.py --runs $runs &
   if ! $rehearse; then
     stage "beside PyTorch" "$tests_limit" \
       bash -c 'pytests tests/parity/cuda tests/parity/test_torch_state_cuda.py' &
     sanitizers &
-    stage "whole suite" "$tests_limit" bash -c 'pytests --ignore tests/cuda --ignore tests/parity' &
   fi
   wait
-  benchmark cross_entropy 100 --seconds 0.15 --compile-classes 50257
-  benchmark optimizer 50 --seconds 0.2
-  benchmark linear_cross_entropy 45 --seconds 0.2
+  benchmark cross_entropy 100 --seconds 0.1 --compile-classes 50257
+  benchmark linear_cross_entropy 60 --seconds 0.1
+  benchmark optimizer 50 --seconds 0.1
+  runs=20
+  $rehearse && runs=2
+  # The time that is left.
+  stage "same bits, $runs runs" 250 python3 tests/gpu/calls.py --runs $runs &
+  if ! $rehearse; then
+    stage "whole suite" 250 bash -c 'pytests --ignore tests/cuda --ignore tests/parity' &
+  fi
+  wait
 fi
 
 {

@@ -75,6 +75,8 @@ def test_steps_on_a_side_stream(rng, state):
     twin = start.copy()
     own = fs.AdamW(twin, state=state).step(gradient, max_norm=1.0)
     params, there = on_cuda(start), on_cuda(gradient)
+    # The first launch of a kernel waits for the device, which has to load it.
+    fs.AdamW(params.clone(), state=state).step(there, max_norm=1.0)
     optimizer = fs.AdamW(params, state=state)
     assert optimizer.exp_avg.device == params.device if state == "full" else True
     grads = torch.zeros_like(there)
