@@ -86,6 +86,8 @@ class Backend {
   virtual bool half_products() const = 0;
   // Numbers of rows that products like.
   virtual std::int64_t gemm_row_multiple() const = 0;
+  // The distance between rows of logits that suits it, in elements: a multiple of this.
+  virtual std::int64_t logits_stride_multiple() const { return 1; }
   // out[j] = alpha * sum over rows of x[i, j], or added to out with accumulate; alpha as in Gemm.
   virtual void column_sum(const ConstMatrix& x, float alpha, float* out, bool accumulate) const = 0;
   // f32 to bf16 or f16, rounded to nearest even, or back.

@@ -18,10 +18,11 @@ struct Shape {
 // What one chunk of rows needs. The logits' buffer takes their gradient as well.
 struct Workspace {
   LossTotals* totals;
-  float* logits;       // [chunk, classes]
-  void* grad_logits;   // the same buffer, or with half_products() one of the type of hidden
-  float* bias;         // [classes], unless it is f32 already
-  float* grad_hidden;  // [chunk, width], unless a product can be written where it belongs
+  std::int64_t stride;  // between rows of logits and their gradients
+  float* logits;        // [chunk, classes]
+  void* grad_logits;    // the same buffer, or with half_products() one of the type of hidden
+  float* bias;          // [classes], unless it is f32 already
+  float* grad_hidden;   // [chunk, width], unless a product can be written where it belongs
   void* gemm;
   void* loss;
   std::size_t bytes;
@@ -40,8 +41,10 @@ struct Workspace {
     const bool narrow = shape.dtype != DType::f32;
     const bool half = narrow && backend.half_products();
     totals = totals_at(arena.take<char>(static_cast<std::int64_t>(backend.loss_totals_bytes())));
-    logits = arena.take<float>(chunk * shape.classes);
-    grad_logits = half ? arena.take<char>(chunk * shape.classes * size_of(shape.dtype))
+    const std::int64_t multiple = backend.logits_stride_multiple();
+    stride = (shape.classes + multiple - 1) / multiple * multiple;
+    logits = arena.take<float>(chunk * stride);
+    grad_logits = half ? arena.take<char>(chunk * stride * size_of(shape.dtype))
                        : reinterpret_cast<char*>(logits);
     bias = narrow ? arena.take<float>(shape.classes) : nullptr;
     grad_hidden = narrow && !half ? arena.take<float>(chunk * shape.width) : nullptr;
@@ -160,9 +163,10 @@ struct LinearLoss {
       return array ? static_cast<const float*>(array) + first : nullptr;
     };
     const bool backward = outputs.grad_hidden || outputs.grad_weight || outputs.grad_bias;
-    backend.gemm({false, true, count, classes, width, at(hidden, first), hidden.row_stride,
-                  weight.data, weight.row_stride, space.logits, classes, false, bias, dtype, dtype},
-                 space.gemm);
+    backend.gemm(
+        {false, true, count, classes, width, at(hidden, first), hidden.row_stride, weight.data,
+         weight.row_stride, space.logits, space.stride, false, bias, dtype, dtype},
+        space.gemm);
     const IndexArray chunk_targets{
         static_cast<const char*>(targets.data) + first * size_of(targets.dtype), targets.dtype,
         count};
@@ -171,7 +175,7 @@ struct LinearLoss {
                            space.logits,
                            count,
                            classes,
-                           classes,
+                           space.stride,
                            chunk_targets,
                            options.ignore_index,
                            options.class_weight,
@@ -186,7 +190,7 @@ struct LinearLoss {
                            row_of(outputs.entropy, first),
                            backward ? space.grad_logits : nullptr,
                            grad_dtype,
-                           classes,
+                           space.stride,
                            true},
                           space.totals, space.loss);
     const bool add = outputs.accumulate || first > 0;
@@ -197,9 +201,9 @@ struct LinearLoss {
       const bool direct = space.grad_hidden == nullptr;
       void* result = direct ? static_cast<void*>(to) : space.grad_hidden;
       const std::int64_t stride = direct ? outputs.grad_hidden_row_stride : width;
-      backend.gemm({false, false, count, width, classes, space.grad_logits, classes, weight.data,
-                    weight.row_stride, result, stride, false, nullptr, grad_dtype, dtype,
-                    direct ? dtype : DType::f32, alpha},
+      backend.gemm({false, false, count, width, classes, space.grad_logits, space.stride,
+                    weight.data, weight.row_stride, result, stride, false, nullptr, grad_dtype,
+                    dtype, direct ? dtype : DType::f32, alpha},
                    space.gemm);
       if (!direct) {
         backend.convert({result, DType::f32, count, width, width}, to, dtype,
@@ -207,13 +211,13 @@ struct LinearLoss {
       }
     }
     if (outputs.grad_weight != nullptr) {
-      backend.gemm({true, false, classes, width, count, space.grad_logits, classes,
+      backend.gemm({true, false, classes, width, count, space.grad_logits, space.stride,
                     at(hidden, first), hidden.row_stride, outputs.grad_weight, width, add, nullptr,
                     grad_dtype, dtype, DType::f32, alpha},
                    space.gemm);
     }
     if (outputs.grad_bias != nullptr) {
-      backend.column_sum({space.grad_logits, grad_dtype, count, classes, classes}, alpha,
+      backend.column_sum({space.grad_logits, grad_dtype, count, classes, space.stride}, alpha,
                          outputs.grad_bias, add);
     }
   }

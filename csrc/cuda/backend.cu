@@ -3,6 +3,7 @@
 
 #include <climits>
 
+#include "core/arena.h"
 #include "core/checks.h"
 #include "core/dropout_task.h"
 #include "cuda/blas.h"
@@ -24,6 +25,20 @@ struct LossMemory {
 };
 
 LossMemory& memory_of(LossTotals* totals) { return *reinterpret_cast<LossMemory*>(totals); }
+
+// What the kernels of rows keep in the workspace.
+struct RowMemories {
+  RowRecord* records;
+  RowsPart* parts;
+  std::size_t bytes;
+
+  RowMemories(std::int64_t rows, void* base) {
+    Arena arena(base);
+    records = arena.take<RowRecord>(rows);
+    parts = arena.take<RowsPart>(row_parts(rows));
+    bytes = arena.used();
+  }
+};
 
 void require_supported(const CrossEntropyRows& rows) {
   if (rows.dtype == DType::f64) {
@@ -97,22 +112,23 @@ class CudaBackend final : public Backend {
 
   std::size_t cross_entropy_workspace_bytes(const CrossEntropyRows& rows, int) const override {
     require_supported(rows);
-    return static_cast<std::size_t>(rows.rows) * sizeof(RowLoss);
+    return RowMemories(rows.rows, nullptr).bytes;
   }
 
   void cross_entropy(const CrossEntropyRows& rows, LossTotals* totals,
                      void* workspace) const override {
     require_supported(rows);
-    auto* row_losses = static_cast<RowLoss*>(workspace);
+    const RowMemories memory(rows.rows, workspace);
     if (rows.softcap > 0) {
-      launch_capped_rows(rows, totals, row_losses, stream_);
+      launch_capped_rows(rows, totals, memory.records, stream_);
     } else if (rows.classes <= kShortRow) {
-      launch_short_rows(rows, totals, row_losses, stream_);
+      launch_short_rows(rows, totals, memory.records, stream_);
     } else {
-      const RowShape shape = row_shape(rows.classes, largest_cluster(device_.index));
-      launch_rows(rows, totals, row_losses, shape, stream_);
+      const RowShape shape = row_shape(rows.classes, largest_cluster(device_.index),
+                                       classes_of_block(shared_bytes_of_block(device_.index)));
+      launch_rows(rows, totals, memory.records, shape, stream_);
     }
-    launch_row_sums(row_losses, rows.rows, totals, stream_);
+    launch_row_ends(rows, memory.records, memory.parts, totals, stream_);
   }
 
   CrossEntropyResult finish_loss(const LossTask& task, LossTotals* totals,
@@ -134,6 +150,8 @@ class CudaBackend final : public Backend {
   }
   bool half_products() const override { return true; }
   std::int64_t gemm_row_multiple() const override { return 128; }
+  // cuBLASLt's fast kernels want every row to begin at 16 bytes.
+  std::int64_t logits_stride_multiple() const override { return 64; }
   void column_sum(const ConstMatrix& x, float alpha, float* out, bool accumulate) const override {
     cuda::column_sum(x, alpha, out, accumulate, stream_);
   }

@@ -8,36 +8,59 @@
 
 namespace flatstep::cuda {
 
-// What a row adds to the totals.
-struct RowLoss {
+// What the kernels of rows leave of each row to the one that ends them: sums over its classes, as
+// in CrossEntropyBlock, in the unit of its largest logit (under softcap, of the largest capped
+// one).
+struct RowRecord {
+  double tops, rest;                 // sums of exponentials: of the largest logits, of all others
+  double weighted, logits, allowed;  // the last two only when smoothing, like `unmasked`
+  float largest, target;             // logits, before softcap
+  std::int32_t unmasked;
+  std::int32_t correct;  // whether the target is the first of the largest
+};
+
+// How the threads of the device share a row: the blocks of a cluster hold one stretch of it, and
+// come back for the rest of a row that is longer than that.
+struct RowShape {
+  int cluster;  // blocks a row
+  int threads;  // of a block
+  int tiles;    // a block's at a time; a tile is two classes a thread
+};
+// Of any type, with so many bytes of shared memory.
+inline std::int64_t classes_of_block(std::int64_t shared_bytes) { return shared_bytes / 4 - 512; }
+// `most_classes` is what a block can hold. Two blocks of 25600 classes in f32 fit a multiprocessor
+// of most cards, and 64 to 128 classes a thread outweigh what it has to do besides.
+inline RowShape row_shape(std::int64_t classes, int largest_cluster, std::int64_t most_classes) {
+  const std::int64_t most = most_classes < 25600 ? most_classes : 25600;
+  RowShape shape{1, 64, 0};
+  while (shape.cluster < largest_cluster && classes > most * shape.cluster) shape.cluster *= 2;
+  const std::int64_t each = (classes + shape.cluster - 1) / shape.cluster;
+  while (shape.threads < 256 && each > 128 * shape.threads) shape.threads *= 2;
+  const std::int64_t tile = std::int64_t{2} * shape.threads;
+  const std::int64_t needed = (each + tile - 1) / tile, possible = most / tile;
+  shape.tiles = static_cast<int>(needed < possible ? needed : possible);
+  return shape;
+}
+
+// Gradients, but for those of the targets, and records. In order: the rows' kernel for long rows,
+// for short ones (at most kShortRow classes, a warp takes several), and for any under softcap.
+void launch_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
+                 const RowShape& shape, cudaStream_t stream);
+constexpr std::int64_t kShortRow = 1024;
+void launch_short_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
+                       cudaStream_t stream);
+void launch_capped_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
+                        cudaStream_t stream);
+// From the records to losses, log-sum-exps, entropies and the gradients of the targets; the losses
+// are added to the totals. `parts` has row_parts() elements.
+struct RowsPart {
   double loss;
   std::int64_t correct;
 };
-
-// How the threads of the device share a row: the blocks of a cluster hold one stretch each, so many
-// pairs of classes a thread, and come back for the rest of a row that is longer than that.
-struct RowShape {
-  int cluster;  // blocks a row
-  int pairs;    // 8 or 32
-};
-// Classes that a block holds with 8 and with 32 pairs a thread.
-constexpr std::int64_t kFewClasses = 4096, kManyClasses = 16384;
-inline RowShape row_shape(std::int64_t classes, int largest_cluster) {
-  if (classes <= kFewClasses) return {1, 8};
-  int cluster = 1;
-  while (cluster < largest_cluster && classes > kManyClasses * cluster) cluster *= 2;
-  return {cluster, 32};
-}
-
-// Fills row_losses as well, one element a row. In order: the rows' kernel for long rows, for short
-// ones (at most kShortRow classes, a warp takes several), and for any under softcap.
-void launch_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowLoss* row_losses,
-                 const RowShape& shape, cudaStream_t stream);
-constexpr std::int64_t kShortRow = 1024;
-void launch_short_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowLoss* row_losses,
-                       cudaStream_t stream);
-void launch_capped_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowLoss* row_losses,
-                        cudaStream_t stream);
+constexpr int kRowsOfPart = 256;
+inline std::int64_t row_parts(std::int64_t rows) { return (rows + kRowsOfPart - 1) / kRowsOfPart; }
+void launch_row_ends(const CrossEntropyRows& rows, const RowRecord* records, RowsPart* parts,
+                     LossTotals* totals, cudaStream_t stream);
 
 // The parts of the targets that blocks of threads count; then the totals.
 constexpr int kTargetParts = 64;
@@ -47,9 +70,6 @@ struct TargetPart {
   std::int64_t wrong_row, wrong_class;  // the first, or INT64_MAX
 };
 void launch_start(const LossTask& task, TargetPart* parts, LossTotals* totals, cudaStream_t stream);
-// Adds the rows' losses to the totals.
-void launch_row_sums(const RowLoss* row_losses, std::int64_t rows, LossTotals* totals,
-                     cudaStream_t stream);
 void launch_finish(const LossTask& task, const LossTotals* totals, CrossEntropyStatus* status,
                    cudaStream_t stream);
 

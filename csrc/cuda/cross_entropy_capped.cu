@@ -8,6 +8,8 @@
 namespace flatstep::cuda {
 namespace {
 
+constexpr int kThreads = 256;
+
 // One class: its exponential in units of that of the largest, and the slope of the cap.
 struct Capped {
   double below, e, slope;
@@ -29,9 +31,8 @@ __device__ __forceinline__ void for_each_class(std::int64_t classes, const Visit
   for (std::int64_t j = threadIdx.x; j < classes; j += blockDim.x) visit(j);
 }
 
-__device__ __forceinline__ CrossEntropyBlock sum_row(const CrossEntropyRows& rows,
-                                                     const void* logits, float maximum, double top,
-                                                     RowMemory& memory) {
+__device__ __forceinline__ RowRecord sum_row(const CrossEntropyRows& rows, const void* logits,
+                                             float maximum, double top, RowMemory& memory) {
   const auto* weights = static_cast<const float*>(rows.class_weight);
   PartSums part{};
   for_each_class(rows.classes, [&](std::int64_t j) {
@@ -49,36 +50,31 @@ __device__ __forceinline__ CrossEntropyBlock sum_row(const CrossEntropyRows& row
     part.allowed += weight;
     ++part.unmasked;
   });
-  const PartSums sums = cluster_sum(part, memory);
-  const bool masked = maximum == -kInfinite<float>;
-  CrossEntropyBlock block;
-  block.largest = static_cast<double>(maximum);
-  block.maximum = block.shift = masked ? block.largest : top;
-  block.exponent = 0;
-  block.rest = sums.rest;
-  block.total = masked ? sums.rest : sums.rest + sums.tops;
-  block.weighted = sums.weighted;
-  block.logits = sums.logits;
-  block.allowed = sums.allowed;
-  block.unmasked = sums.unmasked;
-  block.ties = 0;
-  return block;
+  const PartSums sums = cluster_sum<true>(part, memory);
+  RowRecord record{};
+  record.tops = maximum == -kInfinite<float> ? 0.0 : sums.tops;
+  record.rest = sums.rest;
+  record.weighted = sums.weighted;
+  record.logits = sums.logits;
+  record.allowed = sums.allowed;
+  record.largest = maximum;
+  record.unmasked = sums.unmasked;
+  return record;
 }
 
-__device__ __forceinline__ void write_gradient(const CrossEntropyRows& rows, const Row& row,
-                                               double top, const FinishedRow& finished) {
-  const void* logits = logits_of(rows, row.index);
+__device__ __forceinline__ void write_gradient(const CrossEntropyRows& rows, std::int64_t row,
+                                               double top, const RowScale& scale) {
+  const void* logits = logits_of(rows, row);
   const auto* weights = static_cast<const float*>(rows.class_weight);
-  const GradientFactors constant = factors_of(finished, 1.0);
-  void* gradient = gradient_of(rows, row.index);
+  const GradientFactors constant = factors_of(scale);
+  void* gradient = gradient_of(rows, row);
   for_each_class(rows.classes, [&](std::int64_t j) {
     float value = constant.constant;
     if (!constant.is_constant) {
       const Capped y = capped_at(load_element(logits, rows.dtype, j), rows.softcap, top);
       const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[j]);
-      const double result = (y.e * finished.factor - finished.spread * weight) * y.slope;
+      const double result = (y.e * scale.factor - scale.spread * weight) * y.slope;
       value = y.masked ? 0.0f : static_cast<float>(result);
-      if (j == row.target) value = finished.at_target;
     }
     store_element(gradient, rows.grad_dtype, j, value);
   });
@@ -86,10 +82,17 @@ __device__ __forceinline__ void write_gradient(const CrossEntropyRows& rows, con
 
 __global__ void __launch_bounds__(kThreads)
     capped_rows_kernel(const __grid_constant__ CrossEntropyRows rows, const LossTotals* totals,
-                       RowLoss* row_losses) {
+                       RowRecord* records) {
   RowMemory& memory = shared_memory<RowMemory>();
-  for_each_row(rows, *totals, row_losses, [&](const Row& row) {
-    const void* logits = logits_of(rows, row.index);
+  const bool fault = totals->fault != LossFault::none;
+  for (std::int64_t row = blockIdx.x; row < rows.rows; row += gridDim.x) {
+    const std::int64_t target = target_of(rows, row);
+    if (fault || target < 0) {
+      if (!fault || rows.zero_at_fault) clear_gradient(rows, row);
+      continue;
+    }
+    begin_row(rows, *totals, row, target, memory);
+    const void* logits = logits_of(rows, row);
     float maximum = -kInfinite<float>;
     for_each_class(rows.classes, [&](std::int64_t j) {
       maximum = fmaxf(maximum, load_element(logits, rows.dtype, j));
@@ -97,21 +100,25 @@ __global__ void __launch_bounds__(kThreads)
     maximum = cluster_maximum(maximum, memory);
     double slope;
     const double top = cap(static_cast<double>(maximum), rows.softcap, slope);
-    const CrossEntropyBlock block = sum_row(rows, logits, maximum, top, memory);
-    if (threadIdx.x == 0) memory.row = finish(rows, *totals, row, block, 1.0f, true);
+    const RowRecord record = sum_row(rows, logits, maximum, top, memory);
+    if (threadIdx.x == 0) {
+      memory.scale = scale_of(rows, memory.factor, memory.row, record, 1.0,
+                              row_sums(record, capped_unit_of(record, rows.softcap), rows));
+    }
     __syncthreads();
-    store_row_loss(rows, row, row_losses, memory);
-    if (rows.grad != nullptr) write_gradient(rows, row, top, memory.row);
-  });
+    const bool correct = target_is_first(rows, memory);
+    if (threadIdx.x == 0) store_record(record, memory.row, correct, records);
+    if (rows.grad != nullptr) write_gradient(rows, row, top, memory.scale);
+    __syncthreads();  // the next row takes the same memory
+  }
 }
 
 }  // namespace
 
-void launch_capped_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowLoss* row_losses,
+void launch_capped_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
                         cudaStream_t stream) {
   const auto grid = static_cast<unsigned>(std::min(rows.rows, kMostRows));
-  launch(capped_rows_kernel, {grid, kThreads, sizeof(RowMemory), 1}, stream, rows, totals,
-         row_losses);
+  launch(capped_rows_kernel, {grid, kThreads, sizeof(RowMemory), 1}, stream, rows, totals, records);
 }
 
 }  // namespace flatstep::cuda

@@ -1,6 +1,7 @@
-// Rows of at most kShortRow classes: a warp holds several at a time, and finishes them side by
-// side, a lane each, since the end of a row costs as much as hundreds of classes.
+// Rows of at most kShortRow classes: a warp holds several at a time, and what comes between sums
+// and gradient is done side by side, a lane each.
 #include "cuda/cross_entropy_finish.h"
+#include "cuda/cross_entropy_slice.h"
 #include "cuda/launch.h"
 
 namespace flatstep::cuda {
@@ -40,15 +41,11 @@ __device__ __forceinline__ bool is_first_of_largest(const CrossEntropyRows& rows
 // Rows that are ignored, or all of them at fault.
 template <int kRows>
 __device__ __forceinline__ void clear_rows(const CrossEntropyRows& rows, std::int64_t first,
-                                           unsigned valid, bool fault, RowLoss* row_losses) {
+                                           unsigned valid) {
+  if (rows.grad == nullptr) return;
   for (int r = 0; r < kRows; ++r) {
     const std::int64_t row = first + r;
     if ((valid >> r & 1u) != 0 || row >= rows.rows) continue;
-    if (!fault && lane() == 0) {
-      store_rows(rows, row, 0.0, 0.0, 0.0);
-      row_losses[row] = {0.0, 0};
-    }
-    if (rows.grad == nullptr) continue;
     void* gradient = gradient_of(rows, row);
     for (std::int64_t j = lane(); j < rows.classes; j += kWarp) {
       store_element(gradient, rows.grad_dtype, j, 0.0f);
@@ -59,12 +56,12 @@ __device__ __forceinline__ void clear_rows(const CrossEntropyRows& rows, std::in
 template <bool kSmooth, int kRows, int kPairs>
 __global__ void __launch_bounds__(kWarps* kWarp)
     short_rows_kernel(const __grid_constant__ CrossEntropyRows rows, const LossTotals* totals,
-                      RowLoss* row_losses) {
+                      RowRecord* records) {
   const std::int64_t number = static_cast<std::int64_t>(blockIdx.x) * kWarps + warp();
   const std::int64_t first = number * kRows;
   const bool fault = totals->fault != LossFault::none;
   if (fault || first >= rows.rows) {
-    if (rows.zero_at_fault) clear_rows<kRows>(rows, first, 0, fault, row_losses);
+    if (rows.zero_at_fault) clear_rows<kRows>(rows, first, 0);
     return;
   }
   const WarpRows<kRows> own(rows, first);
@@ -76,7 +73,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   for (int r = 0; r < kRows; ++r) {
     if (own.has(r)) load_slice(logits_of(rows, first + r), rows.dtype, classes, pairs, x[r]);
   }
-  CrossEntropyBlock block{};
+  RowRecord record{};
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     if (!own.has(r)) continue;
@@ -84,26 +81,23 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     const float maximum = warp_max(own_largest);
     const SliceUnit unit(maximum);
     const PartSums sums =
-        sum_over_warp(sum_slice<kSmooth>(x[r], unit, own_largest, weights, pairs));
-    if (lane() == r) block = block_of(sums, maximum, unit);
+        sum_over_warp<kSmooth>(sum_slice<kSmooth>(x[r], unit, own_largest, weights, pairs));
+    if (lane() == r) record = record_of(sums, maximum);
   }
-  FinishedRow finished{};
-  if (own.own.target >= 0) {
-    const float top = top_of(static_cast<float>(block.largest));
-    finished = finish(rows, *totals, own.own, block, top, true);
-  }
+  RowScale scale{};
+  if (own.own.target >= 0) scale = scale_of(rows, totals->factor, own.own, record);
   for (int r = 0; r < kRows; ++r) {
-    const bool several = __shfl_sync(kAllLanes, finished.several, r) != 0;
+    const bool several = __shfl_sync(kAllLanes, scale.several, r) != 0;
     if (!several) continue;
     const std::int64_t target = __shfl_sync(kAllLanes, own.own.target, r);
     const float target_logit = __shfl_sync(kAllLanes, own.own.target_logit, r);
     const bool correct = is_first_of_largest(rows, first + r, target, target_logit);
-    if (lane() == r) finished.correct = correct ? 1 : 0;
+    if (lane() == r) scale.correct = correct ? 1 : 0;
   }
-  if (own.own.target >= 0) row_losses[own.own.index] = {finished.loss, finished.correct};
-  clear_rows<kRows>(rows, first, own.valid, false, row_losses);
+  if (own.own.target >= 0) store_record(record, own.own, scale.correct != 0, records);
+  clear_rows<kRows>(rows, first, own.valid);
   if (rows.grad == nullptr) return;
-  const GradientFactors own_factors = factors_of(finished, 1.0);
+  const GradientFactors own_factors = factors_of(scale);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
     if (!own.has(r)) continue;
@@ -114,34 +108,29 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     gradient_slice<kSmooth>(x[r], factors, weights, pairs);
     void* gradient = gradient_of(rows, first + r);
     store_slice(gradient, rows.grad_dtype, classes, pairs, x[r]);
-    const std::int64_t target = __shfl_sync(kAllLanes, own.own.target, r);
-    const float at_target = __shfl_sync(kAllLanes, finished.at_target, r);
-    if (pairs.pair_of(target) >= 0 && !factors.is_constant) {
-      store_element(gradient, rows.grad_dtype, target, at_target);
-    }
   }
 }
 
 template <int kRows, int kPairs>
-void launch_kernel_of(const CrossEntropyRows& rows, const LossTotals* totals, RowLoss* row_losses,
+void launch_kernel_of(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
                       cudaStream_t stream) {
   static_assert(kRows <= kWarp);
   const std::int64_t each = std::int64_t{kRows} * kWarps;
   const auto grid = static_cast<unsigned>((rows.rows + each - 1) / each);
   const auto kernel = rows.label_smoothing > 0 ? short_rows_kernel<true, kRows, kPairs>
                                                : short_rows_kernel<false, kRows, kPairs>;
-  launch(kernel, {grid, kWarps * kWarp}, stream, rows, totals, row_losses);
+  launch(kernel, {grid, kWarps * kWarp}, stream, rows, totals, records);
 }
 
 }  // namespace
 
-void launch_short_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowLoss* row_losses,
+void launch_short_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
                        cudaStream_t stream) {
   static_assert(kShortRow == 2 * 16 * kWarp, "what a warp holds of two rows");
   if (rows.classes <= 2 * 4 * kWarp) {
-    launch_kernel_of<8, 4>(rows, totals, row_losses, stream);
+    launch_kernel_of<8, 4>(rows, totals, records, stream);
   } else {
-    launch_kernel_of<2, 16>(rows, totals, row_losses, stream);
+    launch_kernel_of<2, 16>(rows, totals, records, stream);
   }
 }
 

@@ -3,32 +3,10 @@
 // alignment or type, and so do the bits of its sums.
 #pragma once
 
-#include "cuda/arithmetic.h"
+#include "cuda/cross_entropy_sums.h"
 
 namespace flatstep::cuda {
 namespace {
-
-template <class T>
-struct PairOf {
-  using Word = std::uint32_t;
-  static __device__ __forceinline__ void split(Word word, float& first, float& second) {
-    to_floats<T>(word, first, second);
-  }
-  static __device__ __forceinline__ Word join(float first, float second) {
-    return from_floats<T>(first, second);
-  }
-};
-template <>
-struct PairOf<float> {
-  struct alignas(8) Word {
-    float first, second;
-  };
-  static __device__ __forceinline__ void split(Word word, float& first, float& second) {
-    first = word.first;
-    second = word.second;
-  }
-  static __device__ __forceinline__ Word join(float first, float second) { return {first, second}; }
-};
 
 // Whether the elements of a pair can be moved together, all through the row.
 template <class T>
@@ -49,12 +27,6 @@ struct Pairs {
   static __device__ __forceinline__ constexpr int offset(int k) { return 2 * k * kStride; }
   __device__ __forceinline__ bool has(int k) const { return offset(k) < own; }
   __device__ __forceinline__ bool has_second(int k) const { return offset(k) + 1 < own; }
-  // Of this thread, the pair that has the class; or -1.
-  __device__ __forceinline__ int pair_of(std::int64_t index) const {
-    const std::int64_t distance = index - first;
-    const bool own_class = distance >= 0 && distance < own && distance % (2 * kStride) < 2;
-    return own_class ? static_cast<int>(distance / (2 * kStride)) : -1;
-  }
 };
 
 // Calls visit(k) for the pairs of all groups that somebody has.
@@ -112,18 +84,6 @@ __device__ __forceinline__ void store_slice(T* row, int classes,
   }
 }
 
-// Calls body with a null pointer to the element type.
-template <class Body>
-__device__ __forceinline__ void with_type(DType dtype, const Body& body) {
-  if (dtype == DType::f32) {
-    body(static_cast<float*>(nullptr));
-  } else if (dtype == DType::bf16) {
-    body(static_cast<bf16_bits*>(nullptr));
-  } else {
-    body(static_cast<f16_bits*>(nullptr));
-  }
-}
-
 template <int kStride, int kPairs>
 __device__ __forceinline__ void load_slice(const void* row, DType dtype, int classes,
                                            const Pairs<kStride, kPairs>& pairs, float* x) {
@@ -139,63 +99,6 @@ __device__ __forceinline__ void store_slice(void* row, DType dtype, int classes,
             [&](auto* type) { store_slice(static_cast<decltype(type)>(row), classes, pairs, x); });
 }
 
-__device__ __forceinline__ float load_element(const void* row, DType dtype, std::int64_t j) {
-  float value = 0;
-  with_type(dtype, [&](auto* type) {
-    value = to_float(static_cast<decltype(type)>(const_cast<void*>(row))[j]);
-  });
-  return value;
-}
-
-__device__ __forceinline__ void store_element(void* row, DType dtype, std::int64_t j, float value) {
-  with_type(dtype, [&](auto* type) {
-    using T = std::remove_pointer_t<decltype(type)>;
-    static_cast<T*>(row)[j] = from_float<T>(value);
-  });
-}
-
-// The larger; NaN if x is.
-__device__ __forceinline__ float at_least_or_nan(float x, float limit) {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-  float result;
-  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(limit));
-  return result;
-#else
-  return x < limit ? limit : x;
-#endif
-}
-
-// The unit of some logits (see Unit) and their largest: too large ones are shifted first.
-struct SliceUnit {
-  float shift, top;
-  std::int32_t exponent;
-  float magic;  // adding it to x / ln2 rounds to an integer, and leaves 127 + n - k in the low bits
-  float lowest;  // logits below it count as it, and their exponentials as 0
-
-  __device__ __forceinline__ explicit SliceUnit(float maximum)
-      : shift(Unit<float>::in_range(maximum) ? 0.0f : maximum),
-        top(Unit<float>::in_range(maximum) ? maximum : 0.0f),
-        exponent(Unit<float>(top).exponent),
-        magic(12582912.0f + 127.0f - static_cast<float>(exponent)),
-        lowest(static_cast<float>((exponent - 127.0) * kLn2High)) {}
-
-  // x / ln2 = n + t with |t| <= 1/2, the product exact to twice the precision, then 2^t by the
-  // device and 2^(n - k) by its bits, which are those of 0 at the lowest logit. Error 1.7 ULP.
-  __device__ __forceinline__ float exponential(float x) const {
-    constexpr float kLog2High = 1.442695040f, kLog2Low = 1.925963033e-8f;  // of e
-    const float shifted = fmaf(x, kLog2High, magic);
-    const float n = shifted - magic;
-    const float t = fmaf(x, kLog2Low, fmaf(x, kLog2High, -n));
-    return exp2_approx(t) * float_of(bits_of(shifted) << 23);
-  }
-};
-
-// The exponential of the largest logit in its unit.
-__device__ __forceinline__ float top_of(float maximum) {
-  const SliceUnit in(maximum);
-  return in.exponential(at_least_or_nan(in.top, in.lowest));
-}
-
 template <int kStride, int kPairs>
 __device__ __forceinline__ float largest_of(const Pairs<kStride, kPairs>& pairs, const float* x) {
   float first = -kInfinite<float>, second = first;  // NaN is left out
@@ -206,74 +109,22 @@ __device__ __forceinline__ float largest_of(const Pairs<kStride, kPairs>& pairs,
   return fmaxf(first, second);
 }
 
-// Sums over the classes that a thread, a warp, a block or a cluster has; see CrossEntropyBlock.
-struct PartSums {
-  double rest, weighted, logits, allowed;
-  std::int32_t tops, unmasked;  // numbers of largest logits, and of classes not masked
-};
-
-__device__ __forceinline__ void add(const PartSums& part, PartSums& sums) {
-  sums.rest += part.rest;
-  sums.weighted += part.weighted;
-  sums.logits += part.logits;
-  sums.allowed += part.allowed;
-  sums.tops += part.tops;
-  sums.unmasked += part.unmasked;
-}
-
-__device__ __forceinline__ PartSums sum_over_warp(const PartSums& part) {
-  return {warp_sum(part.rest),    warp_sum(part.weighted), warp_sum(part.logits),
-          warp_sum(part.allowed), warp_sum(part.tops),     warp_sum(part.unmasked)};
-}
-
-// Whether a thread's warp has the largest logit of the row, or one of them: others take a shorter
-// loop.
-enum class Largest { here, elsewhere };
-
-// Puts the exponentials in the logits' place and adds them up. When smoothing, a masked class keeps
-// -1, which tells it from one that underflowed.
+// Puts what marked_exponential() gives in the logits' place and adds it up.
 template <bool kSmooth, Largest kLargest, int kStride, int kPairs>
 __device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, const float* weights,
                                               const Pairs<kStride, kPairs>& pairs) {
-  constexpr float kMasked = -kInfinite<float>;
-  const float reference = in.top == kMasked ? 0.0f : in.top;
   const float* own_weights = weights == nullptr ? nullptr : weights + pairs.first;
-  float rest[2] = {}, weighted[2] = {}, logits[2] = {}, allowed[2] = {};
-  int tops = 0, unmasked = 0;
-  const auto add = [&](int k, int half) {
-    float& value = x[2 * k + half];
-    const float logit = value;
-    // Finite but for NaN, so that times an exponential of 0 its distance is 0.
-    const float clamped = at_least_or_nan(logit, in.lowest);
-    const float e = in.exponential(clamped);
-    if (kLargest == Largest::here) {
-      const bool top = logit >= in.top;
-      if (!top) rest[half] += e;  // beside the largest the small terms would lose their digits
-      tops += top ? 1 : 0;
-    } else {
-      rest[half] += e;
-    }
-    weighted[half] = fmaf(e, clamped - reference, weighted[half]);
-    value = e;
-    if (kSmooth) {
-      const bool masked = logit == kMasked;
-      const float weight = masked                   ? 0.0f
-                           : own_weights == nullptr ? 1.0f
-                                                    : own_weights[pairs.offset(k) + half];
-      logits[half] = fmaf(weight, masked ? 0.0f : logit - reference, logits[half]);
-      allowed[half] += weight;
-      unmasked += masked ? 0 : 1;
-      value = masked ? -1.0f : e;
-    }
-  };
+  ClassSums<kSmooth, kLargest> sums(in);
   for_each_pair(pairs, [&](int k) {
-    add(k, 0);
-    add(k, 1);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float& value = x[2 * k + half];
+      value = sums.add(half, value, [&] {
+        return own_weights == nullptr ? 1.0f : own_weights[pairs.offset(k) + half];
+      });
+    }
   });
-  const auto both = [](const float (&sums)[2]) {
-    return static_cast<double>(sums[0]) + static_cast<double>(sums[1]);
-  };
-  return {both(rest), both(weighted), both(logits), both(allowed), tops, unmasked};
+  return sums.sums();
 }
 
 // `own` is the largest of this thread's logits.
@@ -292,31 +143,6 @@ __device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, flo
   return sum_slice<kSmooth, Largest::elsewhere>(x, in, weights, pairs);
 }
 
-// The block of element/ that these sums are.
-__device__ __forceinline__ CrossEntropyBlock block_of(const PartSums& sums, float maximum,
-                                                      const SliceUnit& in) {
-  CrossEntropyBlock block;
-  block.largest = block.maximum = static_cast<double>(maximum);
-  block.shift = static_cast<double>(in.shift);
-  block.exponent = in.exponent;
-  const bool masked = maximum == -kInfinite<float>;
-  block.rest = sums.rest;
-  block.total = masked ? sums.rest : sums.rest + sums.tops * static_cast<double>(top_of(maximum));
-  block.weighted = sums.weighted;
-  block.logits = sums.logits;
-  block.allowed = sums.allowed;
-  block.unmasked = sums.unmasked;
-  block.ties = 0;  // see is_first_of_largest in cross_entropy_finish.h
-  return block;
-}
-
-// What the gradient of a row is made of.
-struct GradientFactors {
-  float factor, spread;
-  float constant;  // of every class, where `is_constant`
-  bool is_constant;
-};
-
 // From exponentials to the gradient, where they are.
 template <bool kSmooth, int kStride, int kPairs>
 __device__ __forceinline__ void gradient_slice(float* x, const GradientFactors& gradient,
@@ -328,20 +154,15 @@ __device__ __forceinline__ void gradient_slice(float* x, const GradientFactors& 
     return;
   }
   const float* own_weights = weights == nullptr ? nullptr : weights + pairs.first;
-  const auto turn = [&](int k, int half) {
-    float& value = x[2 * k + half];
-    if (!kSmooth) {
-      value *= gradient.factor;
-      return;
-    }
-    const bool masked = value == -1.0f;
-    float share = gradient.spread;
-    if (own_weights != nullptr && !masked) share *= own_weights[pairs.offset(k) + half];
-    value = masked ? 0.0f : fmaf(value, gradient.factor, -share);
-  };
   for_each_pair(pairs, [&](int k) {
-    turn(k, 0);
-    turn(k, 1);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      float& value = x[2 * k + half];
+      value = gradient_of_class<kSmooth>(value, gradient, [&] {
+        const bool none = own_weights == nullptr || value == -1.0f;
+        return none ? 1.0f : own_weights[pairs.offset(k) + half];
+      });
+    }
   });
 }
 

@@ -7,18 +7,19 @@
 namespace flatstep::cuda {
 namespace {
 
-// Two blocks of the kernel that holds most fit the registers of a multiprocessor: while one waits,
-// the other goes on.
-constexpr int kThreads = 256;
+// Of a block, at most.
+constexpr int kMostThreads = 256;
 
-struct RowMemory {
-  float warp_maximum[kThreads / kWarp];
+struct alignas(16) RowMemory {
+  float warp_maximum[kMostThreads / kWarp];
   float block_maximum;
   std::int32_t ties;
-  PartSums warp_sums[kThreads / kWarp];
+  PartSums warp_sums[kMostThreads / kWarp];
   PartSums block_sums;
-  CrossEntropyBlock block;  // of the stretches so far; the first thread's
-  FinishedRow row;
+  Row row;
+  double factor;              // of the reduction
+  RowRecord record, stretch;  // the first thread's: of the stretches so far, and of one more
+  RowScale scale;
 };
 
 // The largest of all threads of the cluster.
@@ -32,35 +33,47 @@ __device__ __forceinline__ float cluster_maximum(float value, RowMemory& memory)
                                         : -kInfinite<float>);
 }
 
+template <bool kSmooth>
 __device__ __forceinline__ PartSums read_sums(const PartSums& mine, int rank) {
-  return {cluster_read(mine.rest, rank),   cluster_read(mine.weighted, rank),
-          cluster_read(mine.logits, rank), cluster_read(mine.allowed, rank),
-          cluster_read(mine.tops, rank),   cluster_read(mine.unmasked, rank)};
+  PartSums sums{};
+  sums.rest = cluster_read(mine.rest, rank);
+  sums.weighted = cluster_read(mine.weighted, rank);
+  sums.tops = cluster_read(mine.tops, rank);
+  if (kSmooth) {
+    sums.unmasked = cluster_read(mine.unmasked, rank);
+    sums.logits = cluster_read(mine.logits, rank);
+    sums.allowed = cluster_read(mine.allowed, rank);
+  }
+  return sums;
 }
 
 // The sums over the cluster, for the first thread of each block.
+template <bool kSmooth>
 __device__ __forceinline__ PartSums cluster_sum(const PartSums& part, RowMemory& memory) {
-  const PartSums of_warp = sum_over_warp(part);
+  const PartSums of_warp = sum_over_warp<kSmooth>(part);
   if (lane() == 0) memory.warp_sums[warp()] = of_warp;
   __syncthreads();
   PartSums sums{};
   if (warp() == 0) {
     const int warps = static_cast<int>(blockDim.x) / kWarp;
-    sums = sum_over_warp(lane() < warps ? memory.warp_sums[lane()] : PartSums{});
+    sums = sum_over_warp<kSmooth>(lane() < warps ? memory.warp_sums[lane()] : PartSums{});
   }
   if (cluster_size() == 1) return sums;
   if (threadIdx.x == 0) memory.block_sums = sums;
   cluster_sync();
   if (threadIdx.x != 0) return sums;
   sums = {};
-  for (int rank = 0; rank < cluster_size(); ++rank) add(read_sums(memory.block_sums, rank), sums);
+  for (int rank = 0; rank < cluster_size(); ++rank) {
+    add(read_sums<kSmooth>(memory.block_sums, rank), sums);
+  }
   return sums;
 }
 
 // Whether none of the row's classes before the target has the target's logit. A rare question: the
-// row is read again, before any of it is overwritten.
-__device__ __noinline__ bool is_first_of_largest(const CrossEntropyRows& rows, const Row& row,
-                                                 RowMemory& memory) {
+// row is read again, before any of it is overwritten. (What a function takes by reference every
+// thread would have to write to memory, which costs as much bandwidth as the row.)
+__device__ __noinline__ bool is_first_of_largest(const CrossEntropyRows& rows, RowMemory& memory) {
+  const Row row = memory.row;
   const void* logits = logits_of(rows, row.index);
   int ties = 0;
   const std::int64_t stride = static_cast<std::int64_t>(blockDim.x) * cluster_size();
@@ -80,52 +93,45 @@ __device__ __noinline__ bool is_first_of_largest(const CrossEntropyRows& rows, c
   return ties == 0;
 }
 
-// Zeros where a row is ignored, or where nothing can be computed.
+// Zeros where a row is ignored, or where nothing can be computed. Its part of each thread goes out
+// in words of 16 bytes where the row has them.
 __device__ __forceinline__ void clear_gradient(const CrossEntropyRows& rows, std::int64_t row) {
   if (rows.grad == nullptr) return;
-  void* gradient = gradient_of(rows, row);
+  const std::int64_t first = threadIdx.x + static_cast<std::int64_t>(blockDim.x) * cluster_rank();
   const std::int64_t stride = static_cast<std::int64_t>(blockDim.x) * cluster_size();
-  for (std::int64_t j = threadIdx.x + static_cast<std::int64_t>(blockDim.x) * cluster_rank();
-       j < rows.classes; j += stride) {
-    store_element(gradient, rows.grad_dtype, j, 0.0f);
-  }
+  with_type(rows.grad_dtype, [&](auto* type) {
+    using G = std::remove_pointer_t<decltype(type)>;
+    G* to = static_cast<G*>(gradient_of(rows, row));
+    const std::int64_t to_word = before_word(to);
+    const std::int64_t head = to_word < rows.classes ? to_word : rows.classes;
+    const std::int64_t words = (rows.classes - head) / kOfWord<G>;
+    for (std::int64_t word = first; word < words; word += stride) {
+      store_streaming(reinterpret_cast<uint4*>(to + head + word * kOfWord<G>), uint4{});
+    }
+    const std::int64_t behind = head + words * kOfWord<G>;
+    if (first < head) to[first] = from_float<G>(0.0f);
+    if (behind + first < rows.classes) to[behind + first] = from_float<G>(0.0f);
+  });
 }
 
-// The loss of a finished row, for the totals. Every thread calls this before the gradient is
-// written.
-__device__ __forceinline__ void store_row_loss(const CrossEntropyRows& rows, const Row& row,
-                                               RowLoss* row_losses, RowMemory& memory) {
-  bool correct = memory.row.correct != 0;
-  if (memory.row.several) correct = is_first_of_largest(rows, row, memory);
-  if (cluster_rank() == 0 && threadIdx.x == 0) {
-    row_losses[row.index] = {memory.row.loss, correct ? 1 : 0};
-  }
+// Whether the target is the first of the row's largest logits. Every thread calls this before the
+// gradient is written.
+__device__ __forceinline__ bool target_is_first(const CrossEntropyRows& rows, RowMemory& memory) {
+  if (memory.scale.several) return is_first_of_largest(rows, memory);
+  return memory.scale.correct != 0;
 }
 
 // Rows that are launched at a time; more go round.
 constexpr std::int64_t kMostRows = 1 << 20;
 
-// visit(row) for the rows of this cluster that are not ignored; the others are done here.
-template <class Visit>
-__device__ __forceinline__ void for_each_row(const CrossEntropyRows& rows, const LossTotals& totals,
-                                             RowLoss* row_losses, const Visit& visit) {
-  const bool fault = totals.fault != LossFault::none;
-  if (fault && !rows.zero_at_fault) return;
-  const auto blocks = static_cast<unsigned>(cluster_size());
-  for (std::int64_t i = blockIdx.x / blocks; i < rows.rows; i += gridDim.x / blocks) {
-    const std::int64_t target = target_of(rows, i);
-    if (fault || target < 0) {
-      clear_gradient(rows, i);
-      if (!fault && cluster_rank() == 0 && threadIdx.x == 0) {
-        store_rows(rows, i, 0.0, 0.0, 0.0);
-        row_losses[i] = {0.0, 0};
-      }
-      continue;
-    }
-    visit(Row{i, target, load_element(logits_of(rows, i), rows.dtype, target)});
-    // The next row takes the memory that others of the cluster may still read.
-    cluster_sync();
-  }
+// Where the row's own block starts: what the first thread needs later, when others have the
+// registers.
+__device__ __forceinline__ void begin_row(const CrossEntropyRows& rows, const LossTotals& totals,
+                                          std::int64_t index, std::int64_t target,
+                                          RowMemory& memory) {
+  if (threadIdx.x != 0) return;
+  memory.row = {index, target, load_element(logits_of(rows, index), rows.dtype, target)};
+  memory.factor = totals.factor;
 }
 
 }  // namespace

@@ -30,6 +30,30 @@ __device__ __forceinline__ T& shared_memory() {
 #endif
 }
 
+// What lies behind that T, aligned to 16 bytes: the launch says how much.
+template <class T>
+__device__ __forceinline__ void* behind(T& shared) {
+  static_assert(alignof(T) == 16, "what follows is aligned to 16 bytes");
+  return &shared + 1;
+}
+
+// Copies 16 bytes, aligned as such, from global to shared memory while the thread goes on. It has
+// them after wait_for_copies(), other threads of the block after a barrier behind that.
+#if defined(FLATSTEP_CUDA_EMULATED)
+inline void copy_async(void* shared, const void* global) { emulator::copy_async(shared, global); }
+inline void wait_for_copies() { emulator::wait_for_copies(); }
+#else
+__device__ __forceinline__ void copy_async(void* shared, const void* global) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                   static_cast<std::uint32_t>(__cvta_generic_to_shared(shared))),
+               "l"(global)
+               : "memory");
+}
+__device__ __forceinline__ void wait_for_copies() {
+  asm volatile("cp.async.wait_all;" ::: "memory");
+}
+#endif
+
 // 2^x within 2 units in the last place; results below 2^-126 are 0.
 __device__ __forceinline__ float exp2_approx(float x) {
 #if defined(FLATSTEP_CUDA_EMULATED)

@@ -38,12 +38,15 @@ std::string why_no_device(int* count) {
 struct DeviceState {
   std::once_flag once;
   int largest_cluster = 1;
+  int shared_bytes = 0;
   cudaMemPool_t pool = nullptr;
 };
 
 void prepare(DeviceState& state, int index) {
   int major = 0;
   check(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index),
+        "cudaDeviceGetAttribute");
+  check(cudaDeviceGetAttribute(&state.shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, index),
         "cudaDeviceGetAttribute");
   // 16 blocks fit where a group of multiprocessors is large; everywhere else 8 do.
   state.largest_cluster = major < 9 ? 1 : major == 9 || major == 10 ? 16 : 8;
@@ -77,6 +80,7 @@ void require_device(const Device& device) {
 }
 
 int largest_cluster(int index) { return state_of(index).largest_cluster; }
+int shared_bytes_of_block(int index) { return state_of(index).shared_bytes; }
 
 void* allocate(std::size_t bytes, int index, cudaStream_t stream) {
   void* data = nullptr;

@@ -34,6 +34,8 @@ void require_device(const Device& device);
 
 // How many blocks a cluster may have on the device; 1 where it knows no clusters.
 int largest_cluster(int index);
+// The most shared memory that a block may have.
+int shared_bytes_of_block(int index);
 
 // From a pool of our own that keeps what was released: the default pool gives it back to the system
 // whenever anybody waits.

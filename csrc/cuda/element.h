@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <type_traits>
 
 #ifndef FLATSTEP_ELEMENTS
 #  define FLATSTEP_ELEMENTS cuda
@@ -108,6 +109,26 @@ __host__ __device__ __forceinline__ std::uint32_t from_floats<f16_bits>(float lo
 #else
   return static_cast<std::uint32_t>(from_float<f16_bits>(low)) |
          static_cast<std::uint32_t>(from_float<f16_bits>(high)) << 16;
+#endif
+}
+
+// The larger of the first and of the second elements of two pairs. A NaN beside a number is left
+// out.
+template <class T>
+__host__ __device__ __forceinline__ std::uint32_t larger_pairs(std::uint32_t a, std::uint32_t b) {
+#if FLATSTEP_CONVERTS_16_BITS
+  std::uint32_t larger;
+  if constexpr (std::is_same<T, bf16_bits>::value) {
+    asm("max.bf16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+  } else {
+    asm("max.f16x2 %0, %1, %2;" : "=r"(larger) : "r"(a), "r"(b));
+  }
+  return larger;
+#else
+  float a_low, a_high, b_low, b_high;
+  to_floats<T>(a, a_low, a_high);
+  to_floats<T>(b, b_low, b_high);
+  return from_floats<T>(fmaxf(a_low, b_low), fmaxf(a_high, b_high));
 #endif
 }
 

@@ -94,12 +94,19 @@ __device__ __forceinline__ void note_fault(const TargetTask& task, std::int64_t 
   }
 }
 
-// One thread, so that the parts are added in order.
-__global__ void totals_kernel(const TargetTask task, const TargetPart* parts, LossTotals* result) {
+// The parts are fetched side by side, then one thread adds them in order.
+__global__ void __launch_bounds__(kTargetParts)
+    totals_kernel(const TargetTask task, const TargetPart* parts, LossTotals* result) {
+  struct Memory {
+    TargetPart parts[kTargetParts];
+  };
+  Memory& memory = shared_memory<Memory>();
+  memory.parts[threadIdx.x] = parts[threadIdx.x];
+  __syncthreads();
+  if (threadIdx.x != 0) return;
   LossTotals totals{};
   std::int64_t wrong_row = kNone, wrong_class = kNone;
-  for (int i = 0; i < kTargetParts; ++i) {
-    const TargetPart part = parts[i];
+  for (const TargetPart& part : memory.parts) {
     totals.n_valid += part.n_valid;
     totals.weight += part.weight;
     wrong_row = part.wrong_row < wrong_row ? part.wrong_row : wrong_row;
@@ -108,30 +115,6 @@ __global__ void totals_kernel(const TargetTask task, const TargetPart* parts, Lo
   set_factor(task.reduction, totals);
   note_fault(task, wrong_row, wrong_class, totals);
   *result = totals;
-}
-
-struct SumMemory {
-  double loss[32];
-  std::int64_t correct[32];
-};
-
-// One block: every thread takes its rows in order, and the threads' sums go up a fixed tree.
-__global__ void __launch_bounds__(1024)
-    row_sums_kernel(const RowLoss* rows, std::int64_t count, LossTotals* totals) {
-  SumMemory& memory = shared_memory<SumMemory>();
-  if (totals->fault != LossFault::none) return;
-  double loss = 0;
-  std::int64_t correct = 0;
-  for (std::int64_t row = threadIdx.x; row < count; row += blockDim.x) {
-    loss += rows[row].loss;
-    correct += rows[row].correct;
-  }
-  loss = block_sum(loss, memory.loss);
-  correct = block_sum(correct, memory.correct);
-  if (threadIdx.x == 0) {
-    totals->loss += loss;
-    totals->correct += correct;
-  }
 }
 
 __global__ void finish_kernel(const TargetTask task, const LossTotals* totals,
@@ -153,12 +136,8 @@ void launch_start(const LossTask& task, TargetPart* parts, LossTotals* totals,
                   cudaStream_t stream) {
   const TargetTask on_device = task_of(task);
   launch(parts_kernel, {kTargetParts, kThreads, sizeof(PartMemory)}, stream, on_device, parts);
-  launch(totals_kernel, {1, 1}, stream, on_device, parts, totals);
-}
-
-void launch_row_sums(const RowLoss* row_losses, std::int64_t rows, LossTotals* totals,
-                     cudaStream_t stream) {
-  launch(row_sums_kernel, {1, 1024, sizeof(SumMemory)}, stream, row_losses, rows, totals);
+  launch(totals_kernel, {1, kTargetParts, kTargetParts * sizeof(TargetPart)}, stream, on_device,
+         parts, totals);
 }
 
 void launch_finish(const LossTask& task, const LossTotals* totals, CrossEntropyStatus* status,

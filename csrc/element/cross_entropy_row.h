@@ -78,17 +78,53 @@ FLATSTEP_ELEMENT F nearest(F x) {
   return (x + 0x1.8p52) - 0x1.8p52;
 }
 
+// What a row's loss and gradient share: the exponential of the maximum in units of
+// exp(shift + exponent ln2), between 1/2 and 2, and the row's sum in units of it.
+template <class F>
+struct RowShares {
+  F top;
+  F rest;  // without one maximum, whose exponential is 1
+};
+
+template <class F>
+FLATSTEP_ELEMENT RowShares<F> shares_of(const RowSums<F>& row) {
+  const F distance = ((row.maximum - row.shift) - row.exponent * kLn2High) - row.exponent * kLn2Low;
+  const F top = scaled_exp(distance, splat<F>(-708.0), std::uint64_t{1023});
+  return {top, row.rest / top + (nearest(row.tops / top) - 1.0)};
+}
+
+// The factors of a row's gradient.
+template <class F>
+struct RowFactors {
+  F weight, factor, spread;
+  F uniform, weight_sum, z_slope;
+};
+
+// `total` is the row's sum of exponentials; `lse` counts only with a z-loss.
+template <class F>
+FLATSTEP_ELEMENT RowFactors<F> factors_of_row(const RowSums<F>& row, F total,
+                                              const RowTarget<F>& target, F lse,
+                                              const RowOptions& options) {
+  RowFactors<F> result;
+  const F at_label = (1.0 - options.label_smoothing) * target.class_weight;
+  result.uniform = F{};
+  if (options.label_smoothing > 0) result.uniform = options.label_smoothing / row.unmasked;
+  const F z_loss = splat<F>(options.z_loss);
+  result.weight_sum = at_label + result.uniform * row.allowed;
+  result.z_slope = product(2.0 * z_loss, lse);
+  result.weight = product(target.upstream, result.weight_sum + z_loss);
+  result.factor = target.upstream * (result.weight_sum + result.z_slope) / total;
+  result.spread = target.upstream * result.uniform;
+  return result;
+}
+
 template <class F>
 FLATSTEP_ELEMENT RowResult<F> finish_row(const RowSums<F>& row, const RowTarget<F>& target,
                                          const RowOptions& options) {
   RowResult<F> result;
   const F one = splat<F>(1.0), minus_infinity = splat<F>(-kInfinite<double>);
-  // exp(maximum) in units of exp(shift + exponent ln2), between 1/2 and 2.
-  const F distance = ((row.maximum - row.shift) - row.exponent * kLn2High) - row.exponent * kLn2Low;
-  const F top = scaled_exp(distance, splat<F>(-708.0), std::uint64_t{1023});
-  // Without one maximum, whose exponential is 1.
-  const F rest = row.rest / top + (nearest(row.tops / top) - 1.0);
-  const F sum = rest + 1.0;
+  const RowShares<F> shares = shares_of(row);
+  const F top = shares.top, rest = shares.rest, sum = rest + 1.0;
   const F log_sum = log1p_nonnegative(rest);
   const F lse = row.maximum + log_sum;
 
@@ -101,32 +137,28 @@ FLATSTEP_ELEMENT RowResult<F> finish_row(const RowSums<F>& row, const RowTarget<
   }
   const F shifted = target_logit - row.maximum;
 
+  const RowFactors<F> factors = factors_of_row(row, sum * top, target, lse, options);
   const F at_label = (1.0 - options.label_smoothing) * target.class_weight;
-  F uniform{}, smoothed{};
-  if (options.label_smoothing > 0) {
-    uniform = options.label_smoothing / row.unmasked;
-    smoothed = row.allowed * log_sum - row.logits;
-  }
+  F smoothed{};
+  if (options.label_smoothing > 0) smoothed = row.allowed * log_sum - row.logits;
   const F z_loss = splat<F>(options.z_loss);
-  const F loss = product(at_label, log_sum - shifted) + product(uniform, smoothed) +
+  const F loss = product(at_label, log_sum - shifted) + product(factors.uniform, smoothed) +
                  product(z_loss, lse * lse);
   result.loss = product(target.token_weight, loss);
   result.lse = lse;
   result.entropy = log_sum - row.weighted / (top * sum);
 
-  const F weight_sum = at_label + uniform * row.allowed;
-  const F z_slope = product(2.0 * z_loss, lse);
-  result.weight = product(target.upstream, weight_sum + z_loss);
-  result.factor = target.upstream * (weight_sum + z_slope) / (sum * top);
-  result.spread = target.upstream * uniform;
+  result.weight = factors.weight;
+  result.factor = factors.factor;
+  result.spread = factors.spread;
   // p - 1 without cancellation: (e - 1 - rest) / sum, e being the target's exponential.
   F e, e_less_one;
   exp_and_less_one(shifted, e, e_less_one);
   const F less_one = (e_less_one - rest) / sum;
   const F others = row.allowed - (target_masked ? F{} : target.class_weight);
-  result.at_target =
-      target.upstream * slope *
-      (weight_sum * less_one + product(uniform, others) + z_slope * (less_one + 1.0));
+  result.at_target = target.upstream * slope *
+                     (factors.weight_sum * less_one + product(factors.uniform, others) +
+                      factors.z_slope * (less_one + 1.0));
   return result;
 }
 

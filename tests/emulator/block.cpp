@@ -71,6 +71,7 @@ void Cluster::begin(unsigned first_block) {
       Thread& thread = threads_[block.first + number];
       thread.block = &block;
       thread.number = number;
+      thread.copies.clear();
       release(thread);
     }
   }
@@ -196,6 +197,7 @@ std::string Cluster::finish_exchange(Thread& thread) {
 }
 
 std::string Cluster::at_end(Thread& thread) {
+  if (!thread.copies.empty()) return "ends before its copies have arrived";
   thread.state = State::ended;
   ++thread.block->ended;
   ++ended_;

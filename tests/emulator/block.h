@@ -6,6 +6,7 @@
 #include <cstdlib>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "emulator.h"
@@ -29,6 +30,7 @@ struct Thread {
   unsigned mask;
   std::uint64_t value;
   int source;
+  std::vector<std::pair<void*, const void*>> copies;  // begun, in order
 };
 
 struct Free {

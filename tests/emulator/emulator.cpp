@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <mutex>
 #include <numeric>
 
@@ -18,6 +19,7 @@ namespace emulator {
 namespace {
 
 constexpr unsigned kMostThreads = 1024, kLargestCluster = 16;
+constexpr std::size_t kCopyBytes = 16;
 
 struct OrderSetting {
   Order order;
@@ -231,6 +233,27 @@ void yield() {
   if (setting().order != Order::random) return;
   launch.cluster.yield(*launch.current);
   Fiber::suspend();
+}
+
+void copy_async(void* shared, const void* global) {
+  Launch& launch = active_launch();
+  Thread& thread = *launch.current;
+  const auto* start = thread.block->shared.get();
+  const auto* place = static_cast<const unsigned char*>(shared);
+  if (place < start || place + kCopyBytes > start + launch.shape.shared_bytes) {
+    fail("copy_async: the destination is not in shared memory");
+  }
+  if (reinterpret_cast<std::uintptr_t>(shared) % kCopyBytes != 0 ||
+      reinterpret_cast<std::uintptr_t>(global) % kCopyBytes != 0) {
+    fail("copy_async: an address is not aligned to 16 bytes");
+  }
+  thread.copies.emplace_back(shared, global);
+}
+
+void wait_for_copies() {
+  Thread& thread = *active_launch().current;
+  for (const auto& [to, from] : thread.copies) std::memcpy(to, from, kCopyBytes);
+  thread.copies.clear();
 }
 
 int cluster_rank() {

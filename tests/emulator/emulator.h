@@ -61,6 +61,9 @@ const void* cluster_address(const void* mine, std::size_t bytes, int rank, Site 
 // The value of lane `source`, or what the votes make of all values, when every lane of the mask has
 // come.
 std::uint64_t exchange(Exchange kind, unsigned mask, std::uint64_t value, int source, Site site);
+// 16 bytes that arrive in shared memory when the thread waits for them, not before.
+void copy_async(void* shared, const void* global);
+void wait_for_copies();
 // Where other threads may come between in random order: at atomic operations and fences.
 void yield();
 [[noreturn]] void fail(const std::string& text);

@@ -31,11 +31,11 @@ struct Case {
   double scale = 3, offset = 0;
   double label_smoothing = 0, z_loss = 0, softcap = 0;
   bool class_weight = false, token_weight = false, upstream = false;
-  double masked = 0;              // share of the classes
-  bool ties = false;              // few different logits, and targets among the largest
-  DType grad_dtype = DType::f32;  // of f32 logits out of place
-  cuda::RowShape shape = {0, 0};  // instead of what the size asks for
-  bool row_results = true;        // loss, log-sum-exp and entropy of each row
+  double masked = 0;                 // share of the classes
+  bool ties = false;                 // few different logits, and targets among the largest
+  DType grad_dtype = DType::f32;     // of f32 logits out of place
+  cuda::RowShape shape = {0, 0, 0};  // instead of what the size asks for
+  bool row_results = true;           // loss, log-sum-exp and entropy of each row
   bool gradient = true;
   bool fault = false;
   bool zero_at_fault = false;
@@ -164,7 +164,9 @@ inline Output run(const Case& c, const Input& in) {
   const DeviceArray<float> upstream(in.upstream);
   const auto rows_size = static_cast<std::size_t>(c.rows);
   const DeviceArray<float> loss(rows_size), lse(rows_size), entropy(rows_size);
-  const DeviceArray<cuda::RowLoss> row_losses(rows_size);
+  const DeviceArray<cuda::RowRecord> records(rows_size);
+  const DeviceArray<cuda::RowsPart> parts_of_rows(
+      static_cast<std::size_t>(cuda::row_parts(c.rows)));
   const DeviceArray<LossTotals> totals(std::vector<LossTotals>{totals_of(c, in)});
   CrossEntropyOptions options;
   options.reduction = Reduction::sum;
@@ -204,13 +206,13 @@ inline Output run(const Case& c, const Input& in) {
                               stride,
                               c.zero_at_fault};
   if (c.softcap > 0) {
-    cuda::launch_capped_rows(rows, totals.data(), row_losses.data(), nullptr);
+    cuda::launch_capped_rows(rows, totals.data(), records.data(), nullptr);
   } else if (c.shape.cluster > 0) {
-    cuda::launch_rows(rows, totals.data(), row_losses.data(), c.shape, nullptr);
+    cuda::launch_rows(rows, totals.data(), records.data(), c.shape, nullptr);
   } else {
-    cuda::launch_short_rows(rows, totals.data(), row_losses.data(), nullptr);
+    cuda::launch_short_rows(rows, totals.data(), records.data(), nullptr);
   }
-  cuda::launch_row_sums(row_losses.data(), c.rows, totals.data(), nullptr);
+  cuda::launch_row_ends(rows, records.data(), parts_of_rows.data(), totals.data(), nullptr);
   Output out{totals.read()[0], loss.read(), lse.read(), entropy.read(), {}, stride, grad_dtype};
   const std::vector<unsigned char> all = c.in_place ? logits.read() : gradient.read();
   const std::size_t skipped = static_cast<std::size_t>(c.shift) * bytes_of(grad_dtype);
@@ -219,7 +221,7 @@ inline Output run(const Case& c, const Input& in) {
   return out;
 }
 
-inline Case case_of(std::int64_t rows, std::int64_t classes, cuda::RowShape shape = {0, 0}) {
+inline Case case_of(std::int64_t rows, std::int64_t classes, cuda::RowShape shape = {0, 0, 0}) {
   Case c{};
   c.rows = rows;
   c.classes = classes;
@@ -231,19 +233,19 @@ inline Case case_of(std::int64_t rows, std::int64_t classes, cuda::RowShape shap
 inline void with_shapes(Case c, const std::function<void(const Case&)>& visit) {
   c.rows = 9;
   c.classes = 200;
-  c.shape = {0, 0};
+  c.shape = {0, 0, 0};
   visit(c);
   c.classes = 777;
   visit(c);
   c.rows = 3;
   c.classes = 2051;
-  c.shape = {1, 8};
+  c.shape = {1, 64, 32};
   visit(c);
-  c.shape = {2, 32};
+  c.shape = {2, 256, 32};
   visit(c);
   c.rows = 2;
   c.classes = 9001;
-  c.shape = {2, 8};
+  c.shape = {2, 64, 32};
   visit(c);
 }
 

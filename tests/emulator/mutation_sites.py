@@ -9,9 +9,11 @@ from mutation_exclusions import EXCLUSIONS
 CROSS_ENTROPY = (
     "cross_entropy.cu",
     "cross_entropy_capped.cu",
+    "cross_entropy_ends.cu",
     "cross_entropy_finish.h",
     "cross_entropy_short.cu",
     "cross_entropy_slice.h",
+    "cross_entropy_stage.h",
     "cross_entropy_team.h",
     "loss_totals.cu",
 )

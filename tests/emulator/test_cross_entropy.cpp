@@ -81,7 +81,7 @@ std::string text_of(const Case& c) {
       text, sizeof text,
       "%lld x %lld, type %d to %d, shape %d/%d, smoothing %g, z %g, cap %g, scale %g + %g",
       static_cast<long long>(c.rows), static_cast<long long>(c.classes), static_cast<int>(c.dtype),
-      static_cast<int>(c.grad_dtype), c.shape.cluster, c.shape.pairs, c.label_smoothing, c.z_loss,
+      static_cast<int>(c.grad_dtype), c.shape.cluster, c.shape.threads, c.label_smoothing, c.z_loss,
       c.softcap, c.scale, c.offset);
   return text;
 }
@@ -107,17 +107,17 @@ void test_sizes(int orders) {
     test(case_of(37, classes), orders);
   }
   for (const std::int64_t classes : {1, 511, 1025, 4095, 4096}) {
-    test(case_of(3, classes, {1, 8}), orders);
+    test(case_of(3, classes, {1, 64, 32}), orders);
   }
   for (const std::int64_t classes : {5000, 16383, 16384})
-    test(case_of(2, classes, {1, 32}), orders);
-  for (const int cluster : {2, 4, 8}) test(case_of(2, 33000, {cluster, 32}), orders);
-  test(case_of(3, 5000, {4, 8}), orders);
+    test(case_of(2, classes, {1, 256, 32}), orders);
+  for (const int cluster : {2, 4, 8}) test(case_of(2, 33000, {cluster, 256, 32}), orders);
+  test(case_of(3, 5000, {4, 64, 32}), orders);
   Case counted = case_of(37, 70);
   counted.count_targets = counted.class_weight = counted.token_weight = true;
   test(counted, orders);
-  test(case_of(3, 4097, {1, 8}), orders);   // two stretches, the second of one class
-  test(case_of(2, 20001, {2, 8}), orders);  // three, of a cluster
+  test(case_of(3, 4097, {1, 64, 32}), orders);   // two stretches, the second of one class
+  test(case_of(2, 20001, {2, 64, 32}), orders);  // three, of a cluster
 }
 void test_options(int orders) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
