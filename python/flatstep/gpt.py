@@ -154,41 +154,93 @@ class GPT:
         self._core.logits(self.params, tokens, logits)
         return logits
 
-    def generate(self, tokens, n, *, temperature=1.0, top_k=None, seed=0):
+    def generate(self, tokens, n, *, temperature=1.0, top_k=None, top_p=None, seed=0):
         """Samples ``n`` tokens behind each sequence.
 
+        The model sees the last ``block_size`` tokens. Up to that length a token costs one visit of
+        the parameters, whatever the batch; beyond, every position moves with each token, which
+        costs a pass over ``block_size`` tokens.
+
         Args:
-            tokens: int ``[T]`` or ``[B, T]``, T at least 1; the model sees the last ``block_size``.
+            tokens: int ``[T]`` or ``[B, T]``, T at least 1.
             n: how many tokens.
             temperature: divides the logits; 0 takes the most likely token.
             top_k: sample among the k most likely tokens; None takes all.
+            top_p: sample among the fewest of these whose probabilities add up to ``top_p``, one at
+                least (nucleus sampling, Holtzman et al. 2020); in ``[0, 1]``; None takes all. Of
+                equal logits the smaller id counts as more likely.
             seed: in ``[0, 2**64)``; row b of a batch uses ``seed + b``.
 
         Returns:
-            int64 array ``[T + n]`` or ``[B, T + n]``.
+            int64 array ``[T + n]`` or ``[B, T + n]``. A row depends on its own tokens and seed, not
+            on the batch around it.
+
+        Raises:
+            IndexError: a token is outside the vocabulary.
+            ValueError, TypeError: another argument is wrong.
+            RuntimeError: logits are not finite, so the parameters are not.
         """
+        sampler = _Sampler(self, tokens, n, temperature, top_k, top_p, seed, None)
+        sampler.draw(sampler.n)
+        return sampler.ids[0] if sampler.single else sampler.ids
+
+    def stream(self, tokens, n, *, temperature=1.0, top_k=None, top_p=None, seed=0, logits=None):
+        """The same tokens one after the other, as soon as each is drawn.
+
+        Args:
+            tokens, n, temperature, top_k, top_p, seed: as :meth:`generate`. The arguments are
+                checked here, the ids of ``tokens`` at the first ``next()``.
+            logits: float32 ``[vocab_size]`` or ``[B, vocab_size]``, C-contiguous: overwritten with
+                the logits that each token is drawn from, before temperature. None: not wanted.
+
+        Returns:
+            An iterator over ``n`` ints, or over ``n`` int64 arrays ``[B]``. The parameters must not
+            change before it ends.
+        """
+        sampler = _Sampler(self, tokens, n, temperature, top_k, top_p, seed, logits)
+        return sampler.each()
+
+
+class _Sampler:
+    """One generation: the sequences and how they go on."""
+
+    def __init__(self, model, tokens, n, temperature, top_k, top_p, seed, logits):
         tokens = np.asarray(tokens)
         if tokens.ndim not in (1, 2) or not np.issubdtype(tokens.dtype, np.integer):
             raise ValueError(
                 f"tokens: got {tokens.dtype} of shape {tokens.shape}, expected integers [T] or "
                 "[B, T]"
             )
-        n = _checks.integer(n, "n")
-        if n < 0:
+        self.n = _checks.integer(n, "n")
+        if self.n < 0:
             raise ValueError(f"n: got {n}, expected a number of tokens >= 0")
         if top_k is not None and _checks.integer(top_k, "top_k") < 1:
             raise ValueError(f"top_k: got {top_k}, expected a number >= 1")
+        self.options = {
+            "temperature": _checks.number(temperature, "temperature"),
+            "top_k": top_k or 0,
+            "top_p": 1.0 if top_p is None else _checks.number(top_p, "top_p"),
+            "seed": _checks.unsigned64(seed, "seed"),
+        }
+        self.model = model
+        self.single = tokens.ndim == 1
         rows = np.atleast_2d(tokens)
-        length = rows.shape[1]
-        sequences = np.zeros((rows.shape[0], length + n), np.int64)
-        sequences[:, :length] = rows
-        for i, sequence in enumerate(sequences):
-            self._core.generate(
-                self.params,
-                sequence,
-                length,
-                temperature=_checks.number(temperature, "temperature"),
-                top_k=top_k or 0,
-                seed=_checks.unsigned64(seed, "seed") + i,
-            )
-        return sequences[0] if tokens.ndim == 1 else sequences
+        self.length = rows.shape[1]
+        self.ids = np.zeros((rows.shape[0], self.length + self.n), np.int64)
+        self.ids[:, : self.length] = rows
+        if self.single and isinstance(logits, np.ndarray) and logits.ndim == 1:
+            logits = logits[None]
+        self.options["logits"] = logits
+        self.state = _core.Generation(*self.ids.shape, self.length)
+        self.draw(0)  # checks the arguments
+
+    def draw(self, count):
+        """Appends `count` tokens to each row."""
+        self.model._core.generate(self.model.params, self.ids, self.state, count, **self.options)
+        self.length += count
+
+    def each(self):
+        for _ in range(self.n):
+            self.draw(1)
+            drawn = self.ids[:, self.length - 1]
+            yield int(drawn[0]) if self.single else drawn.copy()
