@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from . import _checks, _core
+from ._generation import Sampler
 from .layout import Layout
 
 
@@ -74,6 +75,63 @@ class GPT:
         self.grad_partials = None
         self._views = self.layout.views(self.params)
         self._core.initialize(self.params, self.seed)
+
+    @classmethod
+    def from_pretrained(cls, folder, *, seed=0, dropout=None, vocab_size=None, device="cpu"):
+        """The model in a folder of Hugging Face GPT-2: ``config.json`` with safetensors.
+
+        Takes ``model.safetensors`` or shards with ``model.safetensors.index.json``; names with and
+        without ``transformer.``; float32, bfloat16 and float16, which become float32;
+        ``lm_head.weight`` if it equals the embedding; stored causal masks are passed over.
+
+        Args:
+            folder: a path.
+            seed: of the dropout masks.
+            dropout: None takes that of ``config.json``, whose ``embd_pdrop``, ``attn_pdrop`` and
+                ``resid_pdrop`` must agree; a number replaces all three.
+            vocab_size: rows of the embedding that the model has. None takes the stored ones, which
+                must be as many as ``config.json`` says, as Hugging Face demands. Fewer leave the
+                last ones out: padding, for example 50304 to 50257. More append the mean of the
+                stored rows, so that their logits are the mean of the others'.
+            device: as for :class:`GPT`.
+
+        Raises:
+            flatstep.errors.PretrainedError: a ValueError that names the file and the key or tensor:
+                missing, damaged, of another type or shape, not finite, or not of this GPT-2
+                (another activation, untied head, another inner width, ...).
+            ValueError, TypeError: an argument is wrong.
+        """
+        from . import pretrained  # which needs this class
+
+        if vocab_size is not None and _checks.integer(vocab_size, "vocab_size") < 1:
+            raise ValueError(f"vocab_size: got {vocab_size}, expected a number >= 1")
+        if dropout is not None and not 0 <= _checks.number(dropout, "dropout") < 1:
+            raise ValueError(f"dropout: got {dropout}, expected a probability in [0, 1)")
+        return pretrained.load(
+            folder, seed=seed, dropout=dropout, vocab_size=vocab_size, device=device
+        )
+
+    def save_pretrained(self, folder, *, max_shard_size="5GB", overwrite=False):
+        """Writes a folder that Hugging Face's ``GPT2LMHeadModel.from_pretrained`` loads.
+
+        Writes ``config.json`` and float32 ``model.safetensors``, or shards and their index, under
+        other names, then renames them; ``config.json`` is the last, so a folder that has it is
+        whole. Other files of the folder stay.
+
+        Args:
+            folder: a path; made if it does not exist.
+            max_shard_size: bytes of a file, an int or a text such as ``"5GB"``, ``"300MB"`` or
+                ``"2GiB"``. A larger tensor has a file of its own.
+            overwrite: replace the configuration and weights that the folder holds.
+
+        Raises:
+            flatstep.errors.PretrainedError: the folder holds a model and ``overwrite`` is not set.
+            ValueError: a parameter is not finite, or an argument is wrong.
+            OSError: the disk refuses.
+        """
+        from . import pretrained
+
+        pretrained.save(self, folder, max_shard_size=max_shard_size, overwrite=overwrite)
 
     @property
     def num_params(self):
@@ -180,7 +238,7 @@ class GPT:
             ValueError, TypeError: another argument is wrong.
             RuntimeError: logits are not finite, so the parameters are not.
         """
-        sampler = _Sampler(self, tokens, n, temperature, top_k, top_p, seed, None)
+        sampler = Sampler(self, tokens, n, temperature, top_k, top_p, seed, None)
         sampler.draw(sampler.n)
         return sampler.ids[0] if sampler.single else sampler.ids
 
@@ -197,50 +255,5 @@ class GPT:
             An iterator over ``n`` ints, or over ``n`` int64 arrays ``[B]``. The parameters must not
             change before it ends.
         """
-        sampler = _Sampler(self, tokens, n, temperature, top_k, top_p, seed, logits)
+        sampler = Sampler(self, tokens, n, temperature, top_k, top_p, seed, logits)
         return sampler.each()
-
-
-class _Sampler:
-    """One generation: the sequences and how they go on."""
-
-    def __init__(self, model, tokens, n, temperature, top_k, top_p, seed, logits):
-        tokens = np.asarray(tokens)
-        if tokens.ndim not in (1, 2) or not np.issubdtype(tokens.dtype, np.integer):
-            raise ValueError(
-                f"tokens: got {tokens.dtype} of shape {tokens.shape}, expected integers [T] or "
-                "[B, T]"
-            )
-        self.n = _checks.integer(n, "n")
-        if self.n < 0:
-            raise ValueError(f"n: got {n}, expected a number of tokens >= 0")
-        if top_k is not None and _checks.integer(top_k, "top_k") < 1:
-            raise ValueError(f"top_k: got {top_k}, expected a number >= 1")
-        self.options = {
-            "temperature": _checks.number(temperature, "temperature"),
-            "top_k": top_k or 0,
-            "top_p": 1.0 if top_p is None else _checks.number(top_p, "top_p"),
-            "seed": _checks.unsigned64(seed, "seed"),
-        }
-        self.model = model
-        self.single = tokens.ndim == 1
-        rows = np.atleast_2d(tokens)
-        self.length = rows.shape[1]
-        self.ids = np.zeros((rows.shape[0], self.length + self.n), np.int64)
-        self.ids[:, : self.length] = rows
-        if self.single and isinstance(logits, np.ndarray) and logits.ndim == 1:
-            logits = logits[None]
-        self.options["logits"] = logits
-        self.state = _core.Generation(*self.ids.shape, self.length)
-        self.draw(0)  # checks the arguments
-
-    def draw(self, count):
-        """Appends `count` tokens to each row."""
-        self.model._core.generate(self.model.params, self.ids, self.state, count, **self.options)
-        self.length += count
-
-    def each(self):
-        for _ in range(self.n):
-            self.draw(1)
-            drawn = self.ids[:, self.length - 1]
-            yield int(drawn[0]) if self.single else drawn.copy()
