@@ -37,16 +37,20 @@ class DecodeOps {
   // Positions for which a cache has to have room, so that `length` of them fit.
   virtual std::int64_t capacity(std::int64_t length) const = 0;
 
+  // Floats of scratch for linear and linear_gelu.
+  virtual std::int64_t scratch_floats(std::int64_t rows, std::int64_t from,
+                                      std::int64_t to) const = 0;
+
   // out[rows, to] = x[rows, from] weight[from, to] + bias (+ residual). The weight is read once.
   // residual may be null, or out.
   virtual void linear(const float* x, std::int64_t rows, std::int64_t from, const float* weight,
-                      const float* bias, std::int64_t to, const float* residual,
-                      float* out) const = 0;
+                      const float* bias, std::int64_t to, const float* residual, float* out,
+                      float* scratch) const = 0;
 
   // hidden = x weight + bias, activated = gelu(hidden)
   virtual void linear_gelu(const float* x, std::int64_t rows, std::int64_t from,
                            const float* weight, const float* bias, std::int64_t to, float* hidden,
-                           float* activated) const = 0;
+                           float* activated, float* scratch) const = 0;
 
   // logits[rows, vocabulary] = x[rows, width] table[vocabulary, width]^T
   virtual void logits(const float* x, std::int64_t rows, std::int64_t width, const float* table,

@@ -49,9 +49,12 @@ DecoderSpace::DecoderSpace(const GptConfig& config, std::int64_t batch, std::int
   log_sum = arena.take<float>(rows * heads);
   scores = arena.take<float>(batch * heads * capacity);
   // A pass has several prompts, or a single long one.
-  const std::int64_t floats = std::max(cpu::gpt_ops().scratch_floats({1, longest}, c, heads, 4 * c),
-                                       cpu::gpt_ops().scratch_floats({rows, 1}, c, heads, 4 * c));
-  scratch = arena.take<float>(floats);
+  const GptOps& ops = cpu::gpt_ops();
+  const DecodeOps& decode = cpu::decode_ops();
+  scratch = arena.take<float>(
+      std::max({ops.scratch_floats({1, longest}, c, heads, 4 * c),
+                ops.scratch_floats({rows, 1}, c, heads, 4 * c),
+                decode.scratch_floats(batch, c, 4 * c), decode.scratch_floats(batch, 4 * c, c)}));
   bytes = arena.used();
 }
 
@@ -97,7 +100,7 @@ Decoder::Rows Decoder::attention(std::int64_t layer, SequenceShape shape, std::i
 void Decoder::linear(Rows rows, const float* x, std::int64_t from, const float* weight,
                      const float* bias, std::int64_t to, float* out) const {
   if (rows.single) {
-    decode_.linear(x, rows.count, from, weight, bias, to, nullptr, out);
+    decode_.linear(x, rows.count, from, weight, bias, to, nullptr, out, space_.scratch);
   } else {
     ops_.gemm({false, false, rows.count, to, from, x, from, weight, to, out, to, false, bias},
               space_.scratch);
@@ -108,7 +111,8 @@ void Decoder::add_linear(Rows rows, const float* x, std::int64_t from, const flo
                          const float* bias) const {
   const std::int64_t c = config_.n_embd;
   if (rows.single) {
-    decode_.linear(x, rows.count, from, weight, bias, c, space_.stream, space_.stream);
+    decode_.linear(x, rows.count, from, weight, bias, c, space_.stream, space_.stream,
+                   space_.scratch);
   } else {
     linear(rows, x, from, weight, bias, c, space_.projected);
     ops_.add_dropout(space_.projected, space_.stream, rows.count * c, {}, space_.stream);
@@ -120,7 +124,7 @@ void Decoder::feed_forward(Rows rows, const LayerTensors<const float>& p) const 
   ops_.layer_norm(space_.stream, p.ln_2_weight, p.ln_2_bias, rows.count, c, space_.norm);
   if (rows.single) {
     decode_.linear_gelu(space_.norm.out, rows.count, c, p.c_fc_weight, p.c_fc_bias, 4 * c,
-                        space_.hidden, space_.activated);
+                        space_.hidden, space_.activated, space_.scratch);
   } else {
     linear(rows, space_.norm.out, c, p.c_fc_weight, p.c_fc_bias, 4 * c, space_.hidden);
     ops_.gelu(space_.hidden, space_.activated, rows.count * 4 * c);

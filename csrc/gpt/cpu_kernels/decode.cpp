@@ -10,12 +10,12 @@
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
-// Rows that share one visit of the matrix, and vectors of its columns beside each other: their sums
-// have to stay in registers.
+// Rows of x that share one visit of the matrix, and columns of a dot product beside each other:
+// their sums have to stay in registers.
 constexpr int kMostRows = 4;
 template <int Rows>
-constexpr int kVectors = Rows <= 2 || kVectorBytes == 64 ? 4 : 2;
-constexpr std::int64_t kAhead = 16;  // rows of the matrix that are fetched ahead
+constexpr int kColumns = Rows <= 2 || kVectorBytes == 64 ? 4 : 2;
+constexpr int kDepth = 4;  // rows of the matrix that one visit of the sums adds
 
 // F is Vector<float> or float.
 template <class F>
@@ -30,51 +30,43 @@ inline void store(float* p, F v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-// Columns [j, j + Vectors of F) of rows [r, r + Rows) of x matrix (+ bias) (+ residual).
-template <class F, int Rows, int Vectors>
-inline void column_tile(const RowProduct& p, std::int64_t r, std::int64_t j) {
-  constexpr std::int64_t kLanes = sizeof(F) / sizeof(float);
-  F sum[Rows][Vectors] = {};
-  const float* x = p.x + r * p.x_stride;
-  const float* matrix = p.matrix + j;
-  for (std::int64_t k = 0; k < p.depth; ++k, matrix += p.matrix_stride) {
-    F column[Vectors];
+// out[i] (+)= x[i, k] matrix[k], from column j on, for Rows rows and Depth rows of the matrix.
+template <class F, int Rows, int Depth>
+inline void add_products(const RowProduct& p, const float* x, std::int64_t k, std::int64_t j,
+                         float* out) {
+  F row[Depth];
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) {
-      column[v] = load<F>(matrix + v * kLanes);
-      __builtin_prefetch(matrix + kAhead * p.matrix_stride + v * kLanes);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < Rows; ++i) {
-      const F factor = splat<F>(x[i * p.x_stride + k]);
-#pragma GCC unroll 4
-      for (int v = 0; v < Vectors; ++v) {
-        sum[i][v] = multiply_add(factor, column[v], sum[i][v]);
-      }
-    }
-  }
+  for (int d = 0; d < Depth; ++d) row[d] = load<F>(p.matrix + (k + d) * p.matrix_stride + j);
 #pragma GCC unroll 4
   for (int i = 0; i < Rows; ++i) {
+    float* to = out + i * p.out_stride + j;
+    F sum = k == 0 ? F{} : load<F>(to);
 #pragma GCC unroll 4
-    for (int v = 0; v < Vectors; ++v) {
-      const std::int64_t column = j + v * kLanes;
-      F value = sum[i][v];
-      if (p.bias != nullptr) value += load<F>(p.bias + column);
-      if (p.residual != nullptr) {
-        value += load<F>(p.residual + (r + i) * p.residual_stride + column);
-      }
-      store(p.out + (r + i) * p.out_stride + column, value);
+    for (int d = 0; d < Depth; ++d) {
+      sum = multiply_add(splat<F>(x[i * p.x_stride + k + d]), row[d], sum);
     }
+    store(to, sum);
   }
+}
+
+// The matrix is read in long stretches of a few rows, which the processor fetches ahead by itself;
+// the sums stay in the nearest cache.
+template <int Rows, int Depth>
+inline void add_rows(const RowProduct& p, const float* x, std::int64_t k, std::int64_t begin,
+                     std::int64_t end, float* out) {
+  constexpr std::int64_t kLanes = kLanesOf<float>;
+  std::int64_t j = begin;
+  for (; j + kLanes <= end; j += kLanes) add_products<Vector<float>, Rows, Depth>(p, x, k, j, out);
+  for (; j < end; ++j) add_products<float, Rows, Depth>(p, x, k, j, out);
 }
 
 template <int Rows>
 void row_group(const RowProduct& p, std::int64_t r, std::int64_t begin, std::int64_t end) {
-  constexpr std::int64_t kLanes = kLanesOf<float>, kWide = kVectors<Rows> * kLanes;
-  std::int64_t j = begin;
-  for (; j + kWide <= end; j += kWide) column_tile<Vector<float>, Rows, kVectors<Rows>>(p, r, j);
-  for (; j + kLanes <= end; j += kLanes) column_tile<Vector<float>, Rows, 1>(p, r, j);
-  for (; j < end; ++j) column_tile<float, Rows, 1>(p, r, j);
+  const float* x = p.x + r * p.x_stride;
+  float* out = p.out + r * p.out_stride;
+  std::int64_t k = 0;
+  for (; k + kDepth <= p.depth; k += kDepth) add_rows<Rows, kDepth>(p, x, k, begin, end, out);
+  for (; k < p.depth; ++k) add_rows<Rows, 1>(p, x, k, begin, end, out);
 }
 
 void rows_times_matrix(const RowProduct& p, std::int64_t begin, std::int64_t end) {
@@ -138,7 +130,7 @@ inline void dot_tile(const RowProduct& p, std::int64_t r, std::int64_t j) {
 template <int Rows>
 void dot_group(const RowProduct& p, std::int64_t r, std::int64_t begin, std::int64_t end) {
   std::int64_t j = begin;
-  for (; j + kVectors<Rows> <= end; j += kVectors<Rows>) dot_tile<Rows, kVectors<Rows>>(p, r, j);
+  for (; j + kColumns<Rows> <= end; j += kColumns<Rows>) dot_tile<Rows, kColumns<Rows>>(p, r, j);
   for (; j < end; ++j) dot_tile<Rows, 1>(p, r, j);
 }
 

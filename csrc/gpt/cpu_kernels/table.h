@@ -24,8 +24,7 @@ struct AttentionBackward {
   float* grad_qkv;        // like qkv
 };
 
-// out[rows, columns] = x[rows, depth] matrix (+ bias) (+ residual), for few rows. Strides are those
-// between rows.
+// out[rows, columns] = x[rows, depth] matrix, for few rows. Strides are those between rows.
 struct RowProduct {
   const float* x;
   std::int64_t rows, x_stride, depth;
@@ -33,9 +32,6 @@ struct RowProduct {
   std::int64_t matrix_stride;
   float* out;
   std::int64_t out_stride;
-  const float* bias = nullptr;      // [columns], or null
-  const float* residual = nullptr;  // [rows, columns], or null
-  std::int64_t residual_stride = 0;
 };
 
 struct GptKernelTable {
@@ -62,7 +58,7 @@ struct GptKernelTable {
   // Columns [begin, end) of a product with matrix [depth, columns]; each element is summed in the
   // order of the depth.
   void (*rows_times_matrix)(const RowProduct&, std::int64_t begin, std::int64_t end);
-  // The same with matrix [columns, depth], without bias and residual.
+  // The same with matrix [columns, depth], in the order of the lanes of a vector.
   void (*rows_dot_rows)(const RowProduct&, std::int64_t begin, std::int64_t end);
   // softmax(scale * row) in place.
   void (*softmax)(float* row, std::int64_t size, float scale);
