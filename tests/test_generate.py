@@ -242,6 +242,15 @@ def test_top_p_out_of_range(top_p):
             call([1, 2], 3, top_p=top_p)
 
 
+def test_tokens_out_of_range():
+    model = make_model("odd")
+    for call in (model.generate, model.stream):
+        with pytest.raises(
+            IndexError, match=r"^tokens: row 1, position 2 holds 37, expected an id"
+        ):
+            call([[0, 1, 2], [3, 4, 37]], 3)
+
+
 def test_prompts_of_any_integer_type():
     model = make_model("odd")
     wanted = model.generate(np.array([1, 2, 3]), 5)

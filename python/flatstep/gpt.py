@@ -246,8 +246,8 @@ class GPT:
         """The same tokens one after the other, as soon as each is drawn.
 
         Args:
-            tokens, n, temperature, top_k, top_p, seed: as :meth:`generate`. The arguments are
-                checked here, the ids of ``tokens`` at the first ``next()``.
+            tokens, n, temperature, top_k, top_p, seed: as :meth:`generate`; checked at the call,
+                not at the first token.
             logits: float32 ``[vocab_size]`` or ``[B, vocab_size]``, C-contiguous: overwritten with
                 the logits that each token is drawn from, before temperature. None: not wanted.
 

@@ -67,7 +67,8 @@ def _find_weights(folder):
         raise wrong(path, "weight_map", names, "an object of tensor and file names")
     shards = {}
     for tensor, file in names.items():
-        # A file elsewhere is none of this folder's, whatever the index says.
+        # A file elsewhere is none of this folder's, whatever the index says; but a link may stand
+        # here for one, as in a cache of downloads.
         if not isinstance(file, str) or not re.fullmatch(r"[\w][\w.-]*\.safetensors", file):
             raise wrong(path, tensor, file, "the name of a .safetensors file in this folder")
         shards.setdefault(file, set()).add(tensor)
