@@ -30,10 +30,22 @@ inline void store(float* p, F v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+// Elements of x, one in all lanes; where registers are many they stay there.
+template <class F, int Rows, int Depth>
+struct Factors {
+  F at[Rows][Depth];
+
+  Factors(const RowProduct& p, const float* x, std::int64_t k) {
+    for (int i = 0; i < Rows; ++i) {
+      for (int d = 0; d < Depth; ++d) at[i][d] = splat<F>(x[i * p.x_stride + k + d]);
+    }
+  }
+};
+
 // out[i] (+)= x[i, k] matrix[k], from column j on, for Rows rows and Depth rows of the matrix.
 template <class F, int Rows, int Depth>
-inline void add_products(const RowProduct& p, const float* x, std::int64_t k, std::int64_t j,
-                         float* out) {
+inline void add_products(const RowProduct& p, const Factors<F, Rows, Depth>& x, std::int64_t k,
+                         std::int64_t j, float* out) {
   F row[Depth];
 #pragma GCC unroll 4
   for (int d = 0; d < Depth; ++d) row[d] = load<F>(p.matrix + (k + d) * p.matrix_stride + j);
@@ -42,9 +54,7 @@ inline void add_products(const RowProduct& p, const float* x, std::int64_t k, st
     float* to = out + i * p.out_stride + j;
     F sum = k == 0 ? F{} : load<F>(to);
 #pragma GCC unroll 4
-    for (int d = 0; d < Depth; ++d) {
-      sum = multiply_add(splat<F>(x[i * p.x_stride + k + d]), row[d], sum);
-    }
+    for (int d = 0; d < Depth; ++d) sum = multiply_add(x.at[i][d], row[d], sum);
     store(to, sum);
   }
 }
@@ -54,10 +64,14 @@ inline void add_products(const RowProduct& p, const float* x, std::int64_t k, st
 template <int Rows, int Depth>
 inline void add_rows(const RowProduct& p, const float* x, std::int64_t k, std::int64_t begin,
                      std::int64_t end, float* out) {
+  using Lanes = Vector<float>;
   constexpr std::int64_t kLanes = kLanesOf<float>;
+  const Factors<Lanes, Rows, Depth> factors(p, x, k);
   std::int64_t j = begin;
-  for (; j + kLanes <= end; j += kLanes) add_products<Vector<float>, Rows, Depth>(p, x, k, j, out);
-  for (; j < end; ++j) add_products<float, Rows, Depth>(p, x, k, j, out);
+  for (; j + kLanes <= end; j += kLanes) add_products<Lanes, Rows, Depth>(p, factors, k, j, out);
+  if (j == end) return;
+  const Factors<float, Rows, Depth> single(p, x, k);
+  for (; j < end; ++j) add_products<float, Rows, Depth>(p, single, k, j, out);
 }
 
 template <int Rows>
