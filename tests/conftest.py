@@ -22,6 +22,8 @@ CUDA = bool(fs.info()["cuda"]["devices"])
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")
+if importlib.util.find_spec("transformers") is None:
+    collect_ignore_glob.append("parity/*transformers*")
 if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
 if not CUDA:

@@ -14,6 +14,7 @@ import pytest
 
 import flatstep as fs
 from flatstep.run_config import SCHEDULES, TrainConfig, make_config, read_config, write_config
+from flatstep.sample import _decoded
 from flatstep.trainer import make_schedule
 
 TINY = [
@@ -153,6 +154,8 @@ BAD_CALLS = [
     (("sample", "full", "--tokens", "0"), "--tokens must be from 1"),
     (("sample", "full", "--temperature", "nan"), "--temperature must be from 0"),
     (("sample", "full", "--top-k", "0"), "--top-k must be from 1"),
+    (("sample", "full", "--top-p", "1.5"), "--top-p must be from 0.0 to 1"),
+    (("sample", "full", "--top-p", "nan"), "--top-p must be from 0.0 to 1"),
 ]  # fmt: skip
 
 
@@ -219,6 +222,32 @@ def test_sample_prints_the_prompt_and_as_many_bytes_as_asked(run):
         for seed in (0, 1)
     ]
     assert greedy[0] == greedy[1]
+    assert flatstep("sample", run, "--top-p", 0, "--tokens", 20).stdout == greedy[0]
+    assert flatstep("sample", run, "--top-p", 0.5, "--tokens", 50).stdout != first.stdout
+
+
+def test_sample_prints_while_it_goes(run):
+    """The first characters come from a call that would take many minutes."""
+    command = [sys.executable, "-m", "flatstep", "sample", str(run), "--tokens", "20000000",
+               "--prompt", "line ", "--seed", "3"]  # fmt: skip
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    try:
+        begun = process.stdout.read(60)
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+    whole = flatstep("sample", run, "--tokens", 60, "--prompt", "line ", "--seed", 3)
+    shown = begun.decode(errors="ignore").rstrip("\ufffd")
+    assert len(shown) > 10 and whole.stdout.startswith(shown)
+
+
+def test_text_in_pieces():
+    """Characters of several bytes, cut ones, and bytes that are no UTF-8."""
+    text = "naïve ✓ 😀".encode() + b"\xff\xf0\x9f\x98"
+    pieces = list(_decoded(iter(text), 4))
+    assert pieces[0] == "naï" and "".join(pieces) == text.decode(errors="replace")
+    assert max(len(piece) for piece in pieces[1:]) == 1
+    assert list(_decoded(iter(b""), 0)) == ["", ""]
 
 
 def test_sample_of_a_run_without_checkpoint(tmp_path, run):

@@ -18,6 +18,7 @@ AVAILABLE = tuple(fs.info()["isa_available"])
 # Set in the runs that this file starts, so that none of them starts runs of its own.
 INNER_RUN = "FLATSTEP_TESTS_INNER_RUN"
 ISA_FILES = (
+    "test_generate.py",
     "test_cross_entropy.py",
     "test_cross_entropy_accuracy.py",
     "test_cross_entropy_options.py",

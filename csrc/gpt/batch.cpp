@@ -15,12 +15,7 @@ std::int64_t copy_checked(const Index* ids, const TokenBatch& shape, std::int64_
   for (std::int64_t i = 0; i < shape.batch * shape.length; ++i) {
     const std::int64_t id = ids[i];
     const bool skip = ignored && id == *ignored;
-    if (!skip && (id < 0 || id >= vocab_size)) {
-      throw OutOfRange(std::string(argument) + ": row " + std::to_string(i / shape.length) +
-                       ", position " + std::to_string(i % shape.length) + " holds " +
-                       std::to_string(id) + ", expected an id from 0 to " +
-                       std::to_string(vocab_size - 1));
-    }
+    if (!skip) check_id(id, vocab_size, argument, i / shape.length, i % shape.length);
     out[i] = id;
     valid += skip ? 0 : 1;
   }
@@ -41,6 +36,14 @@ std::int64_t copy_ids(const TokenBatch& ids, std::int64_t vocab_size,
 }
 
 }  // namespace
+
+void check_id(std::int64_t id, std::int64_t vocab_size, const char* argument, std::int64_t row,
+              std::int64_t position) {
+  if (id >= 0 && id < vocab_size) return;
+  throw OutOfRange(std::string(argument) + ": row " + std::to_string(row) + ", position " +
+                   std::to_string(position) + " holds " + std::to_string(id) +
+                   ", expected an id from 0 to " + std::to_string(vocab_size - 1));
+}
 
 void check_shape(const GptConfig& config, std::int64_t batch, std::int64_t length) {
   require(batch >= 1, "tokens", batch, "a batch of at least 1");

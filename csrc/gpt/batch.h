@@ -13,6 +13,10 @@ void check_shape(const GptConfig& config, std::int64_t batch, std::int64_t lengt
 // params is a buffer; grads is one that does not overlap it, or null.
 void check_buffers(const Layout& layout, const float* params, const float* grads);
 
+// Throws OutOfRange for an id outside [0, vocab_size).
+void check_id(std::int64_t id, std::int64_t vocab_size, const char* argument, std::int64_t row,
+              std::int64_t position);
+
 // Copies the ids as int64; throws OutOfRange for one outside [0, vocab_size).
 void copy_tokens(const TokenBatch& tokens, std::int64_t vocab_size, std::int64_t* out);
 

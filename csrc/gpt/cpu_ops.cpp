@@ -9,7 +9,7 @@
 #include "cpu/isa_list.h"
 #include "cpu/parallel.h"
 #include "flatstep/grad.h"
-#include "gpt/cpu_kernels/table.h"
+#include "gpt/cpu_isa.h"
 #include "gpt/ops.h"
 
 #define FLATSTEP_DECLARE(name) \
@@ -25,7 +25,9 @@ constexpr std::int64_t kStretch = 16384;      // elements of an element-wise tas
 constexpr std::int64_t kRowsPerPartial = 64;  // rows whose parameter gradients are summed in f32
 constexpr std::int64_t kEmbedColumns = 32;    // columns of the token table that one task owns
 
-// The table that belongs to the instruction set in use. Both libraries are built with one list.
+}  // namespace
+
+// Both libraries are built with one list.
 const GptKernelTable& gpt_kernels() {
   static const GptKernelTable table = [] {
     const char* isa = kernels().isa;
@@ -37,6 +39,8 @@ const GptKernelTable& gpt_kernels() {
   }();
   return table;
 }
+
+namespace {
 
 std::int64_t partial_count(std::int64_t rows) {
   return (rows + kRowsPerPartial - 1) / kRowsPerPartial;

@@ -3,6 +3,7 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <optional>
 
 #include "core/checks.h"
 #include "flatstep/gpt.h"
@@ -50,6 +51,19 @@ struct BatchArg {
     }
     const IndexArray array = index.array();
     batch = {array.data, array.dtype, shape.size() == 1 ? 1 : shape[0], shape.back()};
+  }
+};
+
+// Sequences that grow by several calls, and what lies between the calls.
+struct PyGeneration {
+  Generation sequences;
+  Scratch scratch;
+  std::mutex mutex;
+
+  PyGeneration(std::int64_t batch, std::int64_t capacity, std::int64_t length) {
+    sequences.batch = batch;
+    sequences.capacity = capacity;
+    sequences.length = length;
   }
 };
 
@@ -105,20 +119,29 @@ class PyGpt {
                 scratch_.at_least(bytes), bytes);
   }
 
-  // sequence: int64 [length + n], of which the last n are written.
-  void generate(py::handle params_object, py::handle sequence_object, std::int64_t length,
-                const SampleOptions& options) {
+  // ids: int64 [batch, capacity]. logits: f32 [batch, vocab_size], or None.
+  void generate(py::handle params_object, py::handle ids_object, PyGeneration& generation,
+                std::int64_t n, const SampleOptions& options, py::handle logits_object) const {
+    Generation& sequences = generation.sequences;
     const ArrayArg params = flat(params_object, "params", Access::read);
-    const ArrayArg sequence(sequence_object, "tokens", Access::write, &kOnCpu);
-    sequence.require_dtype(DType::i64);
-    sequence.require_contiguous();
+    const ArrayArg ids(ids_object, "tokens", Access::write, &kOnCpu);
+    ids.require_dtype(DType::i64);
+    ids.require_contiguous();
+    ids.require_shape({sequences.batch, sequences.capacity});
+    std::optional<ArrayArg> logits;
+    if (!logits_object.is_none()) {
+      logits.emplace(logits_object, "logits", Access::write, &kOnCpu);
+      logits->require_dtype(DType::f32);
+      logits->require_contiguous();
+      logits->require_shape({sequences.batch, gpt_.config().vocab_size});
+    }
     const Unlocked unlocked;
-    const std::lock_guard<std::mutex> lock(mutex_);
-    require(length >= 1, "tokens", length, "at least one token to go on from");
-    const std::int64_t longest = std::min(gpt_.config().block_size, sequence.size());
-    const std::size_t bytes = gpt_.inference_workspace_bytes(1, longest);
-    gpt_.generate(params.as<const float>(), sequence.as<std::int64_t>(), length,
-                  sequence.size() - length, options, scratch_.at_least(bytes), bytes);
+    const std::lock_guard<std::mutex> lock(generation.mutex);
+    const std::size_t bytes = gpt_.generation_workspace_bytes(sequences.batch, sequences.capacity);
+    sequences.ids = ids.as<std::int64_t>();
+    gpt_.generate(params.as<const float>(), sequences, n, options,
+                  generation.scratch.at_least(bytes), bytes,
+                  logits ? logits->as<float>() : nullptr);
   }
 
  private:
@@ -138,6 +161,9 @@ class PyGpt {
 }  // namespace
 
 void bind_gpt(py::module_& module) {
+  py::class_<PyGeneration>(module, "Generation")
+      .def(py::init<std::int64_t, std::int64_t, std::int64_t>(), py::arg("batch"),
+           py::arg("capacity"), py::arg("length"));
   py::class_<PyGpt>(module, "Gpt")
       .def(py::init([](std::int64_t vocab_size, std::int64_t block_size, std::int64_t n_layer,
                        std::int64_t n_head, std::int64_t n_embd, double dropout) {
@@ -169,12 +195,14 @@ void bind_gpt(py::module_& module) {
       .def("logits", &PyGpt::logits, py::arg("params"), py::arg("tokens"), py::arg("logits"))
       .def(
           "generate",
-          [](PyGpt& self, py::handle params, py::handle sequence, std::int64_t length,
-             double temperature, std::int64_t top_k, std::uint64_t seed) {
-            self.generate(params, sequence, length, {temperature, top_k, seed});
+          [](const PyGpt& self, py::handle params, py::handle ids, PyGeneration& generation,
+             std::int64_t n, double temperature, std::int64_t top_k, double top_p,
+             std::uint64_t seed, py::handle logits) {
+            self.generate(params, ids, generation, n, {temperature, top_k, top_p, seed}, logits);
           },
-          py::arg("params"), py::arg("sequence"), py::arg("length"), py::arg("temperature"),
-          py::arg("top_k"), py::arg("seed"));
+          py::arg("params"), py::arg("ids"), py::arg("generation"), py::arg("n"),
+          py::arg("temperature"), py::arg("top_k"), py::arg("top_p"), py::arg("seed"),
+          py::arg("logits"));
 }
 
 }  // namespace flatstep::python

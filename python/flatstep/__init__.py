@@ -5,7 +5,7 @@ flat buffers. Arrays are anything with ``__dlpack__`` (NumPy, PyTorch, JAX, CuPy
 a CUDA device.
 """
 
-from . import schedule
+from . import errors, schedule
 from ._core import __version__
 from .device_array import DeviceArray, to_device
 from .dropout import dropout, dropout_mask
@@ -39,6 +39,7 @@ __all__ = [
     "cross_entropy",
     "dropout",
     "dropout_mask",
+    "errors",
     "get_num_threads",
     "grad_norm",
     "info",

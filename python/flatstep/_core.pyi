@@ -257,6 +257,9 @@ def accumulate(
 def state_block() -> int: ...
 def convert(from_array: Any, to_array: Any) -> None: ...
 
+class Generation:
+    def __init__(self, batch: int, capacity: int, length: int) -> None: ...
+
 class Gpt:
     def __init__(
         self,
@@ -288,9 +291,12 @@ class Gpt:
     def generate(
         self,
         params: Any,
-        sequence: Any,
-        length: int,
+        ids: Any,
+        generation: Generation,
+        n: int,
         temperature: float,
         top_k: int,
+        top_p: float,
         seed: int,
+        logits: Any,
     ) -> None: ...

@@ -8,7 +8,6 @@ get its name; so a folder called step-N is complete.
 
 import dataclasses
 import hashlib
-import json
 import os
 import shutil
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from ._files import read_json, sync, write_json
 from .errors import CheckpointError
 
 FORMAT = "flatstep checkpoint"
@@ -53,7 +53,7 @@ def save_checkpoint(run, model, optimizer, state, keep=2):
             # Only a checkpoint that was refused on loading can stand here.
             shutil.rmtree(final)
         os.rename(temporary, final)
-        _sync(root)
+        sync(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
@@ -68,38 +68,21 @@ def _write_files(folder, model, optimizer, state):
     state = state | {"model": dataclasses.asdict(model.config), "optimizer": scalars}
     save_file(model.layout.views(model.params), folder / MODEL, metadata={"format": "np"})
     save_file(_by_file_name(tensors), folder / OPTIMIZER)
-    _write_json(folder / STATE, state)
+    write_json(folder / STATE, state)
     files = {}
     for name in (MODEL, OPTIMIZER, STATE):
-        _sync(folder / name)
+        sync(folder / name)
         files[name] = {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
     manifest = {"format": FORMAT, "version": VERSION, "step": state["step"], "files": files}
-    _write_json(folder / MANIFEST, manifest)
-    _sync(folder / MANIFEST)
-    _sync(folder)
+    write_json(folder / MANIFEST, manifest)
+    sync(folder / MANIFEST)
+    sync(folder)
 
 
 def _by_file_name(tensors):
     return {
         f"{kind}.{tensor}": array for tensor, own in tensors.items() for kind, array in own.items()
     }
-
-
-def _write_json(path, value):
-    with open(path, "w", encoding="utf-8") as file:
-        # default: NumPy scalars
-        json.dump(value, file, indent=1, allow_nan=False, default=lambda number: number.item())
-        file.write("\n")
-
-
-def _sync(path):
-    if os.name == "nt" and path.is_dir():
-        return  # Windows cannot open a folder
-    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _sha256(path):
@@ -159,7 +142,7 @@ def load_checkpoint(path, model, optimizer=None):
     """
     path = Path(path)
     verify_files(path)
-    state = _read_json(path / STATE)
+    state = read_json(path / STATE, CheckpointError)
     if f"step-{state.get('step')}" != path.name:
         raise CheckpointError(f"{path / STATE}: is of step {state.get('step')}")
     _compare_model(path / STATE, state.get("model"), dataclasses.asdict(model.config))
@@ -182,7 +165,7 @@ def verify_files(path):
     Raises CheckpointError naming the file at fault.
     """
     name = Path(path, MANIFEST)
-    manifest = _read_json(name)
+    manifest = read_json(name, CheckpointError)
     if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
         raise CheckpointError(f"{name}: not the manifest of a flatstep checkpoint")
     if manifest.get("version") != VERSION:
@@ -211,18 +194,6 @@ def _verify_file(path, expected):
         raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
     if digest != expected["sha256"]:
         raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {MANIFEST}")
-
-
-def _read_json(path):
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise CheckpointError(f"{path}: missing") from error
-    except (OSError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: an object was expected")
-    return value
 
 
 def _compare_model(path, found, expected):

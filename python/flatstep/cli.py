@@ -26,7 +26,10 @@ TRAIN_EXAMPLES = """examples:
 Ctrl-C finishes the step and saves a checkpoint (exit code 130; SIGTERM: 143)."""
 SAMPLE_EXAMPLES = """examples:
   flatstep sample runs/001 --prompt 'def main(' --tokens 500
-  flatstep sample runs/001 --temperature 0.5 --seed 7"""
+  flatstep sample runs/001 --temperature 0.5 --seed 7
+  flatstep sample runs/001 --temperature 1 --top-p 0.9
+
+The text appears as it is made."""
 INFO_EXAMPLES = """examples:
   flatstep info
   flatstep info --json"""
@@ -121,6 +124,9 @@ def _add_sample(commands):
         "--temperature", type=float, default=0.8, help="below 1 safer, above 1 wilder [0.8]"
     )
     parser.add_argument("--top-k", type=int, metavar="K", help="only the K likeliest [all]")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="only the likeliest, up to probability P [all]"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text [0]")
 
 
@@ -145,18 +151,20 @@ def _train(arguments):
 
 
 def _sample(arguments):
-    from .sample import generate_text, load_run
+    from .sample import load_run, stream_text
 
     _check_sampling(arguments)
-    text = generate_text(
+    for piece in stream_text(
         load_run(arguments.folder),
         arguments.prompt.encode(errors="surrogateescape"),
         arguments.tokens,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
+        top_p=arguments.top_p,
         seed=arguments.seed,
-    )
-    print(text)
+    ):
+        print(piece, end="", flush=True)
+    print()
     return 0
 
 
@@ -164,6 +172,7 @@ def _check_sampling(arguments):
     limits = [
         ("--tokens", arguments.tokens, 1, 2**31 - 1),
         ("--temperature", arguments.temperature, 0.0, sys.float_info.max),
+        ("--top-p", 1.0 if arguments.top_p is None else arguments.top_p, 0.0, 1.0),
         ("--top-k", 1 if arguments.top_k is None else arguments.top_k, 1, 2**31 - 1),
         ("--seed", arguments.seed, 0, 2**63 - 1),
     ]

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, fields
 import numpy as np
 
 from . import _checks, _core
+from ._generation import Sampler
 from .layout import Layout
 
 
@@ -74,6 +75,63 @@ class GPT:
         self.grad_partials = None
         self._views = self.layout.views(self.params)
         self._core.initialize(self.params, self.seed)
+
+    @classmethod
+    def from_pretrained(cls, folder, *, seed=0, dropout=None, vocab_size=None, device="cpu"):
+        """The model in a folder of Hugging Face GPT-2: ``config.json`` with safetensors.
+
+        Takes ``model.safetensors`` or shards with ``model.safetensors.index.json``; names with and
+        without ``transformer.``; float32, bfloat16 and float16, which become float32;
+        ``lm_head.weight`` if it equals the embedding; stored causal masks are passed over.
+
+        Args:
+            folder: a path.
+            seed: of the dropout masks.
+            dropout: None takes that of ``config.json``, whose ``embd_pdrop``, ``attn_pdrop`` and
+                ``resid_pdrop`` must agree; a number replaces all three.
+            vocab_size: rows of the embedding that the model has. None takes the stored ones, which
+                must be as many as ``config.json`` says, as Hugging Face demands. Fewer leave the
+                last ones out: padding, for example 50304 to 50257. More append the mean of the
+                stored rows, so that their logits are the mean of the others'.
+            device: as for :class:`GPT`.
+
+        Raises:
+            flatstep.errors.PretrainedError: a ValueError that names the file and the key or tensor:
+                missing, damaged, of another type or shape, not finite, or not of this GPT-2
+                (another activation, untied head, another inner width, ...).
+            ValueError, TypeError: an argument is wrong.
+        """
+        from . import pretrained  # which needs this class
+
+        if vocab_size is not None and _checks.integer(vocab_size, "vocab_size") < 1:
+            raise ValueError(f"vocab_size: got {vocab_size}, expected a number >= 1")
+        if dropout is not None and not 0 <= _checks.number(dropout, "dropout") < 1:
+            raise ValueError(f"dropout: got {dropout}, expected a probability in [0, 1)")
+        return pretrained.load(
+            folder, seed=seed, dropout=dropout, vocab_size=vocab_size, device=device
+        )
+
+    def save_pretrained(self, folder, *, max_shard_size="5GB", overwrite=False):
+        """Writes a folder that Hugging Face's ``GPT2LMHeadModel.from_pretrained`` loads.
+
+        Writes ``config.json`` and float32 ``model.safetensors``, or shards and their index, under
+        other names, then renames them; ``config.json`` is the last, so a folder that has it is
+        whole. Other files of the folder stay.
+
+        Args:
+            folder: a path; made if it does not exist.
+            max_shard_size: bytes of a file, an int or a text such as ``"5GB"``, ``"300MB"`` or
+                ``"2GiB"``. A larger tensor has a file of its own.
+            overwrite: replace the configuration and weights that the folder holds.
+
+        Raises:
+            flatstep.errors.PretrainedError: the folder holds a model and ``overwrite`` is not set.
+            ValueError: a parameter is not finite, or an argument is wrong.
+            OSError: the disk refuses.
+        """
+        from . import pretrained
+
+        pretrained.save(self, folder, max_shard_size=max_shard_size, overwrite=overwrite)
 
     @property
     def num_params(self):
@@ -154,41 +212,48 @@ class GPT:
         self._core.logits(self.params, tokens, logits)
         return logits
 
-    def generate(self, tokens, n, *, temperature=1.0, top_k=None, seed=0):
+    def generate(self, tokens, n, *, temperature=1.0, top_k=None, top_p=None, seed=0):
         """Samples ``n`` tokens behind each sequence.
 
+        The model sees the last ``block_size`` tokens. Up to that length a token costs one visit of
+        the parameters, whatever the batch; beyond, every position moves with each token, which
+        costs a pass over ``block_size`` tokens.
+
         Args:
-            tokens: int ``[T]`` or ``[B, T]``, T at least 1; the model sees the last ``block_size``.
+            tokens: int ``[T]`` or ``[B, T]``, T at least 1.
             n: how many tokens.
             temperature: divides the logits; 0 takes the most likely token.
             top_k: sample among the k most likely tokens; None takes all.
+            top_p: sample among the fewest of these whose probabilities add up to ``top_p``, one at
+                least (nucleus sampling, Holtzman et al. 2020); in ``[0, 1]``; None takes all. Of
+                equal logits the smaller id counts as more likely.
             seed: in ``[0, 2**64)``; row b of a batch uses ``seed + b``.
 
         Returns:
-            int64 array ``[T + n]`` or ``[B, T + n]``.
+            int64 array ``[T + n]`` or ``[B, T + n]``. A row depends on its own tokens and seed, not
+            on the batch around it.
+
+        Raises:
+            IndexError: a token is outside the vocabulary.
+            ValueError, TypeError: another argument is wrong.
+            RuntimeError: logits are not finite, so the parameters are not.
         """
-        tokens = np.asarray(tokens)
-        if tokens.ndim not in (1, 2) or not np.issubdtype(tokens.dtype, np.integer):
-            raise ValueError(
-                f"tokens: got {tokens.dtype} of shape {tokens.shape}, expected integers [T] or "
-                "[B, T]"
-            )
-        n = _checks.integer(n, "n")
-        if n < 0:
-            raise ValueError(f"n: got {n}, expected a number of tokens >= 0")
-        if top_k is not None and _checks.integer(top_k, "top_k") < 1:
-            raise ValueError(f"top_k: got {top_k}, expected a number >= 1")
-        rows = np.atleast_2d(tokens)
-        length = rows.shape[1]
-        sequences = np.zeros((rows.shape[0], length + n), np.int64)
-        sequences[:, :length] = rows
-        for i, sequence in enumerate(sequences):
-            self._core.generate(
-                self.params,
-                sequence,
-                length,
-                temperature=_checks.number(temperature, "temperature"),
-                top_k=top_k or 0,
-                seed=_checks.unsigned64(seed, "seed") + i,
-            )
-        return sequences[0] if tokens.ndim == 1 else sequences
+        sampler = Sampler(self, tokens, n, temperature, top_k, top_p, seed, None)
+        sampler.draw(sampler.n)
+        return sampler.ids[0] if sampler.single else sampler.ids
+
+    def stream(self, tokens, n, *, temperature=1.0, top_k=None, top_p=None, seed=0, logits=None):
+        """The same tokens one after the other, as soon as each is drawn.
+
+        Args:
+            tokens, n, temperature, top_k, top_p, seed: as :meth:`generate`; checked at the call,
+                not at the first token.
+            logits: float32 ``[vocab_size]`` or ``[B, vocab_size]``, C-contiguous: overwritten with
+                the logits that each token is drawn from, before temperature. None: not wanted.
+
+        Returns:
+            An iterator over ``n`` ints, or over ``n`` int64 arrays ``[B]``. The parameters must not
+            change before it ends.
+        """
+        sampler = Sampler(self, tokens, n, temperature, top_k, top_p, seed, logits)
+        return sampler.each()

@@ -229,10 +229,12 @@ def _last_screen(trainer, outcome, steps, seconds):
         f"\ndone    {steps:,} steps in {seconds:.1f} s, {rate:,.0f} tokens/s",
         f"loss    train {outcome.train_loss:.4f}, validation {outcome.val_loss:.4f} nats per byte",
     ]
-    # Each byte costs a pass over the whole context: a large model would take minutes.
-    cost = 2 * trainer.model.num_params * trainer.config.block_size
-    count = min(SAMPLE_BYTES, SAMPLE_OPERATIONS // cost)
-    if count:
+    # A large model would take minutes. A byte within the context costs a visit of the parameters,
+    # each as long as ten operations in a pass; one beyond costs a pass over the whole context.
+    size, context = 2 * trainer.model.num_params, trainer.config.block_size
+    within = min(context - 4, SAMPLE_OPERATIONS // (10 * size))
+    count = min(SAMPLE_BYTES, max(within, SAMPLE_OPERATIONS // (size * context)))
+    if count > 0:
         seed = trainer.config.seed
         start = b"\n" if trainer.corpus.files else b"def "  # the library's own text is Python
         text = generate_text(trainer.model, start, count, temperature=0.7, seed=seed)

@@ -6,6 +6,7 @@ void fill(GptKernelTable& table) {
   fill_attention_kernels(table);
   fill_layer_norm_kernels(table);
   fill_activation_kernels(table);
+  fill_decode_kernels(table);
 }
 
 }  // namespace flatstep::cpu::FLATSTEP_ISA

@@ -24,6 +24,16 @@ struct AttentionBackward {
   float* grad_qkv;        // like qkv
 };
 
+// out[rows, columns] = x[rows, depth] matrix, for few rows. Strides are those between rows.
+struct RowProduct {
+  const float* x;
+  std::int64_t rows, x_stride, depth;
+  const float* matrix;
+  std::int64_t matrix_stride;
+  float* out;
+  std::int64_t out_stride;
+};
+
 struct GptKernelTable {
   // One head of one sequence; `scratch` holds attention_scratch_floats(length, width).
   void (*attention)(const Attention&, std::int64_t batch, std::int64_t head, float* scratch);
@@ -44,6 +54,14 @@ struct GptKernelTable {
   void (*gelu)(const float* x, float* out, std::int64_t size);
   // grad = grad * gelu'(x)
   void (*gelu_backward)(const float* x, float* grad, std::int64_t size);
+
+  // Columns [begin, end) of a product with matrix [depth, columns]; each element is summed in the
+  // order of the depth.
+  void (*rows_times_matrix)(const RowProduct&, std::int64_t begin, std::int64_t end);
+  // The same with matrix [columns, depth], in the order of the lanes of a vector.
+  void (*rows_dot_rows)(const RowProduct&, std::int64_t begin, std::int64_t end);
+  // softmax(scale * row) in place.
+  void (*softmax)(float* row, std::int64_t size, float scale);
 };
 
 }  // namespace flatstep::cpu

@@ -7,6 +7,7 @@ namespace flatstep::cpu::FLATSTEP_ISA {
 void fill_attention_kernels(GptKernelTable& table);
 void fill_layer_norm_kernels(GptKernelTable& table);
 void fill_activation_kernels(GptKernelTable& table);
+void fill_decode_kernels(GptKernelTable& table);
 
 // Everything above.
 void fill(GptKernelTable& table);

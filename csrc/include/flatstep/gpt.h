@@ -42,10 +42,23 @@ struct TrainOptions {
   GradPartials* partials = nullptr;
 };
 
+// A token is drawn from softmax(logits / temperature) over the top_k most likely tokens, of these
+// over the fewest whose probabilities add up to top_p (nucleus sampling, Holtzman et al. 2020,
+// arXiv:1904.09751), one at least. Of equal logits the smaller id counts as more likely.
 struct SampleOptions {
   double temperature = 1.0;  // 0 takes the most likely token
   std::int64_t top_k = 0;    // 0: all tokens
-  std::uint64_t seed = 0;
+  double top_p = 1.0;        // 1: all of those
+  std::uint64_t seed = 0;    // row b of a batch uses seed + b
+};
+
+// Sequences that grow together. Row b's ids begin at ids + b * capacity.
+struct Generation {
+  std::int64_t* ids = nullptr;
+  std::int64_t batch = 0;
+  std::int64_t capacity = 0;  // ids that a row has room for
+  std::int64_t length = 0;    // ids that a row holds
+  std::int64_t cached = 0;    // positions of which the workspace holds the keys and values
 };
 
 class FLATSTEP_API Gpt {
@@ -78,12 +91,22 @@ class FLATSTEP_API Gpt {
   void logits(const float* params, const TokenBatch& tokens, float* logits, void* workspace,
               std::size_t workspace_bytes) const;
 
-  // Writes n_new sampled tokens behind the first `length` of `sequence`, which holds
-  // length + n_new ids. The model sees the last block_size tokens. The workspace is that of
-  // inference_workspace_bytes(1, min(block_size, length + n_new)).
-  void generate(const float* params, std::int64_t* sequence, std::int64_t length,
-                std::int64_t n_new, const SampleOptions& options, void* workspace,
-                std::size_t workspace_bytes) const;
+  // Bytes of workspace (64-byte aligned) in which `batch` rows can grow to `capacity` ids.
+  std::size_t generation_workspace_bytes(std::int64_t batch, std::int64_t capacity) const;
+
+  // Appends n_new sampled tokens to each row and moves length and cached on, so that the next call
+  // goes on from there: n_new calls of one token give the same ids. Until cached is set to 0, the
+  // workspace, the parameters and the ids have to stay as they are. A row's ids do not depend on
+  // the batch around it, nor on the number of threads.
+  // The model sees the last block_size tokens. Up to there a token costs one visit of the
+  // parameters, since keys and values are kept. Beyond, each token moves the window, hence every
+  // position in it, and costs a pass over block_size tokens.
+  // logits: null, or [batch, vocab_size] f32, takes those that the last token was drawn from.
+  // Throws OutOfRange for an id outside the vocabulary before anything is written, RuntimeFailure
+  // where logits are NaN or none is finite; the tokens up to there stand in ids.
+  void generate(const float* params, Generation& sequences, std::int64_t n_new,
+                const SampleOptions& options, void* workspace, std::size_t workspace_bytes,
+                float* logits = nullptr) const;
 
   // Dropout sites: the embedding sum [B, T, C]; in each layer the attention weights [B, H, T, T],
   // the attention output [B, T, C] and the feed-forward output [B, T, C].
