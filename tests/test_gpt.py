@@ -233,3 +233,21 @@ def test_generate_samples(rng):
     assert np.array_equal(first, model.generate(prompt, 30, seed=1))
     assert not np.array_equal(first, model.generate(prompt, 30, seed=2))
     assert model.generate(prompt, 0).shape == (4,)
+
+
+def test_profile(rng):
+    """Every part has its time, none is counted twice, and the bits are the same."""
+    model = make_model("even", dropout=0.1)
+    tokens, targets = make_batch(rng, "even")
+    loss = model.forward_backward(tokens, targets, step=3)
+    grads = model.grads.copy()
+    profile = fs._core.GptProfile()
+    options = {"label_smoothing": 0.0, "seed": 7, "step": 3, "accumulate": False}
+    options |= {"loss_divisor": 0.0, "partials": fs._core.GradPartials(), "profile": profile}
+    again = model._core.forward_backward(model.params, model.grads, tokens, targets, **options)
+    assert again == loss and model.grads.tobytes() == grads.tobytes()
+    parts = profile.seconds
+    whole = parts.pop("pass")
+    assert min(parts.values()) > 0 and 0.5 * whole < sum(parts.values()) <= whole
+    model._core.forward_backward(model.params, model.grads, tokens, targets, **options)
+    assert all(profile.seconds[name] > seconds for name, seconds in parts.items())

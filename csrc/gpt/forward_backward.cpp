@@ -1,6 +1,7 @@
 // The Transformer's forward and backward pass, written once against GptOps.
 #include <algorithm>
 #include <initializer_list>
+#include <optional>
 
 #include "core/checks.h"
 #include "flatstep/gpt.h"
@@ -8,6 +9,7 @@
 #include "gpt/batch.h"
 #include "gpt/ops.h"
 #include "gpt/tensors.h"
+#include "gpt/timed_ops.h"
 #include "gpt/workspace.h"
 
 namespace flatstep {
@@ -24,9 +26,10 @@ struct Pipeline {
   double dropout;  // 0 in evaluation
   std::uint64_t seed;
   std::int64_t step;
-  // Of a backward pass; partials may be null.
+  // Of a backward pass; partials and profile may be null.
   float* grads = nullptr;
   GradPartials* partials = nullptr;
+  GptProfile* profile = nullptr;
 
   std::int64_t rows() const { return shape.rows(); }
   std::int64_t width() const { return config.n_embd; }
@@ -114,6 +117,7 @@ struct Pipeline {
   // The loss; with grad_hidden, also its gradient and that of the token table.
   double head_loss(const CrossEntropyOptions& options, float* grad_hidden, float* grad_table,
                    bool accumulate) const {
+    const Stopwatch watch(profile == nullptr ? nullptr : &profile->head);
     const std::int64_t c = width();
     LinearCrossEntropyOutputs outputs;
     outputs.grad_hidden = grad_hidden;
@@ -199,11 +203,13 @@ CrossEntropyOptions loss_options(std::int64_t valid, double divisor, double labe
 template <class Body>
 void run(const GptConfig& config, const Layout& layout, const float* params,
          const TokenBatch& tokens, Pass pass, void* workspace, std::size_t workspace_bytes,
-         const DropoutKey& key, const Body& body) {
+         const DropoutKey& key, GptProfile* profile, const Body& body) {
   check_shape(config, tokens.batch, tokens.length);
   check_buffers(layout, params, nullptr);
   const SequenceShape shape{tokens.batch, tokens.length};
-  const GptOps& ops = cpu::gpt_ops();
+  std::optional<TimedGptOps> timed;
+  if (profile != nullptr) timed.emplace(cpu::gpt_ops(), *profile);
+  const GptOps& ops = timed ? *timed : cpu::gpt_ops();
   // Inside, the number of threads is fixed, and with it the size of the workspace.
   ops.together([&] {
     require_workspace(workspace, workspace_bytes, Workspace(config, shape, pass, nullptr).bytes);
@@ -211,7 +217,7 @@ void run(const GptConfig& config, const Layout& layout, const float* params,
     copy_tokens(tokens, config.vocab_size, space.tokens);
     const double dropout = pass == Pass::training ? config.dropout : 0.0;
     body(Pipeline{ops, config, layout, params, shape, space, dropout, key.seed, key.step, nullptr,
-                  nullptr});
+                  nullptr, profile});
   });
 }
 
@@ -237,10 +243,11 @@ double Gpt::forward_backward(const float* params, float* grads, const TokenBatch
           options.loss_divisor, "a finite number >= 0");
   require(options.step >= 0 && options.step < (std::int64_t{1} << 48), "step", options.step,
           "a number in [0, 2^48)");
+  const Stopwatch watch(options.profile == nullptr ? nullptr : &options.profile->pass);
   if (options.partials != nullptr) *options.partials = GradPartials(layout_);
   double loss = 0;
   run(config_, layout_, params, tokens, Pass::training, workspace, workspace_bytes,
-      {options.seed, options.step, 0}, [&](const Pipeline& pipeline) {
+      {options.seed, options.step, 0}, options.profile, [&](const Pipeline& pipeline) {
         const std::int64_t valid = copy_targets(targets, tokens, config_.vocab_size,
                                                 options.ignore_index, pipeline.space.targets);
         Pipeline training = pipeline;
@@ -257,7 +264,7 @@ double Gpt::forward_backward(const float* params, float* grads, const TokenBatch
 double Gpt::loss(const float* params, const TokenBatch& tokens, const TokenBatch& targets,
                  void* workspace, std::size_t workspace_bytes, std::int64_t ignore_index) const {
   double loss = 0;
-  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {},
+  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {}, nullptr,
       [&](const Pipeline& pipeline) {
         const std::int64_t valid =
             copy_targets(targets, tokens, config_.vocab_size, ignore_index, pipeline.space.targets);
@@ -270,7 +277,7 @@ double Gpt::loss(const float* params, const TokenBatch& tokens, const TokenBatch
 void Gpt::run_inference(const float* params, const TokenBatch& tokens, std::int64_t first_row,
                         float* logits, void* workspace, std::size_t workspace_bytes) const {
   const std::int64_t rows = tokens.batch * tokens.length - first_row;
-  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {},
+  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {}, nullptr,
       [&](const Pipeline& pipeline) {
         require_buffer(logits, rows * config_.vocab_size, DType::f32, "logits");
         pipeline.forward();

@@ -1,8 +1,10 @@
 #include <pybind11/stl.h>
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
+#include <string>
 
 #include "core/checks.h"
 #include "flatstep/gpt.h"
@@ -138,6 +140,14 @@ class PyGpt {
 }  // namespace
 
 void bind_gpt(py::module_& module) {
+  py::class_<GptProfile>(module, "GptProfile")
+      .def(py::init())
+      .def_property_readonly("seconds", [](const GptProfile& p) {
+        return std::map<std::string, double>{
+            {"pass", p.pass},         {"gemm", p.gemm}, {"attention", p.attention},
+            {"head", p.head},         {"gelu", p.gelu}, {"layer_norm", p.layer_norm},
+            {"residual", p.residual}, {"sums", p.sums}, {"embedding", p.embedding}};
+      });
   py::class_<PyGpt>(module, "Gpt")
       .def(py::init([](std::int64_t vocab_size, std::int64_t block_size, std::int64_t n_layer,
                        std::int64_t n_head, std::int64_t n_embd, double dropout) {
@@ -152,7 +162,7 @@ void bind_gpt(py::module_& module) {
           "forward_backward",
           [](PyGpt& self, py::handle params, py::handle grads, py::handle tokens,
              py::handle targets, double label_smoothing, std::uint64_t seed, std::int64_t step,
-             bool accumulate, double loss_divisor, GradPartials* partials) {
+             bool accumulate, double loss_divisor, GradPartials* partials, GptProfile* profile) {
             TrainOptions options;
             options.label_smoothing = label_smoothing;
             options.seed = seed;
@@ -160,11 +170,12 @@ void bind_gpt(py::module_& module) {
             options.accumulate = accumulate;
             options.loss_divisor = loss_divisor;
             options.partials = partials;
+            options.profile = profile;
             return self.forward_backward(params, grads, tokens, targets, options);
           },
           py::arg("params"), py::arg("grads"), py::arg("tokens"), py::arg("targets"),
           py::arg("label_smoothing"), py::arg("seed"), py::arg("step"), py::arg("accumulate"),
-          py::arg("loss_divisor"), py::arg("partials"))
+          py::arg("loss_divisor"), py::arg("partials"), py::arg("profile") = nullptr)
       .def("loss", &PyGpt::loss, py::arg("params"), py::arg("tokens"), py::arg("targets"))
       .def("logits", &PyGpt::logits, py::arg("params"), py::arg("tokens"), py::arg("logits"))
       .def(

@@ -30,6 +30,20 @@ struct TokenBatch {
   std::int64_t length = 0;
 };
 
+// Seconds of forward_backward by part; a pass adds to them. What is left of `pass` is the copy of
+// the tokens and the like.
+struct GptProfile {
+  double pass = 0.0;        // all of the call
+  double gemm = 0.0;        // the matrix products of the layers
+  double attention = 0.0;   // scores, softmax and weighted sum, both ways
+  double head = 0.0;        // the products with the token table, and the loss
+  double layer_norm = 0.0;  // both ways
+  double gelu = 0.0;        // both ways
+  double residual = 0.0;    // dropout outside the attention, and the sums with the residual stream
+  double embedding = 0.0;   // both ways
+  double sums = 0.0;        // the biases' gradients, and the sums of squares for the norm
+};
+
 struct TrainOptions {
   double label_smoothing = 0.0;
   std::uint64_t seed = 0;     // of the dropout masks
@@ -40,6 +54,8 @@ struct TrainOptions {
   // Takes the sums of squares of the gradients as they stand after this pass, for
   // Optimizer::step with the model's layout; or null.
   GradPartials* partials = nullptr;
+  // Takes the time of each part of the pass; or null, and no clock is looked at.
+  GptProfile* profile = nullptr;
 };
 
 struct SampleOptions {
