@@ -37,6 +37,7 @@ HAS = {
     "fma": fs.info()["isa"] not in ("x86_64", "generic"),
     "long double": np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant,
     "fork": hasattr(os, "fork"),
+    "proc": Path("/proc/self/status").exists(),
     "mkfifo": hasattr(os, "mkfifo"),
     "cuda": CUDA,
     "no cuda": not CUDA,

@@ -30,6 +30,7 @@ struct Pipeline {
   float* grads = nullptr;
   GradPartials* partials = nullptr;
   GptProfile* profile = nullptr;
+  bool recompute = false;  // the layers share their activations
 
   std::int64_t rows() const { return shape.rows(); }
   std::int64_t width() const { return config.n_embd; }
@@ -74,7 +75,8 @@ struct Pipeline {
     return layer + 1 < config.n_layer ? space.layers[layer + 1].input : space.output;
   }
 
-  void forward_layer(std::int64_t index) const {
+  // All of a layer's forward pass that its backward pass needs.
+  void forward_to_activated(std::int64_t index) const {
     const LayerActivations& a = space.layers[index];
     const LayerTensors<const float> p(layout, params, index);
     const std::int64_t c = width();
@@ -88,6 +90,13 @@ struct Pipeline {
     ops.layer_norm(a.middle, p.ln_2_weight, p.ln_2_bias, rows(), c, a.ln_2);
     linear(a.ln_2.out, p.c_fc_weight, p.c_fc_bias, c, 4 * c, a.hidden);
     ops.gelu(a.hidden, a.activated, rows() * 4 * c);
+  }
+
+  void forward_layer(std::int64_t index) const {
+    const LayerActivations& a = space.layers[index];
+    const LayerTensors<const float> p(layout, params, index);
+    const std::int64_t c = width();
+    forward_to_activated(index);
     linear(a.activated, p.mlp_proj_weight, p.mlp_proj_bias, 4 * c, c, space.projected);
     ops.add_dropout(space.projected, a.middle, rows() * c, site(Gpt::feed_forward_site(index)),
                     after(index));
@@ -177,7 +186,11 @@ struct Pipeline {
     ops.layer_norm_backward(space.grad_branch, space.output, p.ln_f_weight, space.ln_f, rows(),
                             width(), false, space.grad_stream, g.ln_f_weight, g.ln_f_bias,
                             accumulate, space.scratch);
-    for (std::int64_t i = config.n_layer - 1; i >= 0; --i) backward_layer(i, accumulate);
+    for (std::int64_t i = config.n_layer - 1; i >= 0; --i) {
+      // The last layer's are still there.
+      if (recompute && i + 1 < config.n_layer) forward_to_activated(i);
+      backward_layer(i, accumulate);
+    }
     const float* upstream = through_dropout(Gpt::embedding_site());
     ops.embed_backward(upstream, space.tokens, shape, width(), g.token_table, g.position_table,
                        accumulate);
@@ -199,6 +212,8 @@ CrossEntropyOptions loss_options(std::int64_t valid, double divisor, double labe
   return options;
 }
 
+Pass training_pass(bool recompute) { return recompute ? Pass::recomputing : Pass::training; }
+
 // Checks the batch and the workspace, copies the tokens and calls body(pipeline).
 template <class Body>
 void run(const GptConfig& config, const Layout& layout, const float* params,
@@ -215,17 +230,29 @@ void run(const GptConfig& config, const Layout& layout, const float* params,
     require_workspace(workspace, workspace_bytes, Workspace(config, shape, pass, nullptr).bytes);
     Workspace space(config, shape, pass, workspace);
     copy_tokens(tokens, config.vocab_size, space.tokens);
-    const double dropout = pass == Pass::training ? config.dropout : 0.0;
+    const double dropout = pass == Pass::inference ? 0.0 : config.dropout;
     body(Pipeline{ops, config, layout, params, shape, space, dropout, key.seed, key.step, nullptr,
-                  nullptr, profile});
+                  nullptr, profile, pass == Pass::recomputing});
   });
 }
 
 }  // namespace
 
-std::size_t Gpt::training_workspace_bytes(std::int64_t batch, std::int64_t length) const {
+std::size_t Gpt::training_workspace_bytes(std::int64_t batch, std::int64_t length,
+                                          bool recompute) const {
+  return memory(batch, length, recompute).workspace;
+}
+
+GptMemory Gpt::memory(std::int64_t batch, std::int64_t length, bool recompute) const {
   check_shape(config_, batch, length);
-  return Workspace(config_, {batch, length}, Pass::training, nullptr).bytes;
+  const Workspace space(config_, {batch, length}, training_pass(recompute), nullptr);
+  GptMemory memory;
+  memory.params = memory.grads = static_cast<std::size_t>(layout_.size()) * sizeof(float);
+  memory.workspace = space.bytes;
+  memory.tokens = space.token_bytes;
+  memory.activations = space.activation_bytes;
+  memory.buffers = space.bytes - space.token_bytes - space.activation_bytes;
+  return memory;
 }
 
 std::size_t Gpt::inference_workspace_bytes(std::int64_t batch, std::int64_t length) const {
@@ -246,8 +273,9 @@ double Gpt::forward_backward(const float* params, float* grads, const TokenBatch
   const Stopwatch watch(options.profile == nullptr ? nullptr : &options.profile->pass);
   if (options.partials != nullptr) *options.partials = GradPartials(layout_);
   double loss = 0;
-  run(config_, layout_, params, tokens, Pass::training, workspace, workspace_bytes,
-      {options.seed, options.step, 0}, options.profile, [&](const Pipeline& pipeline) {
+  run(config_, layout_, params, tokens, training_pass(options.recompute), workspace,
+      workspace_bytes, {options.seed, options.step, 0}, options.profile,
+      [&](const Pipeline& pipeline) {
         const std::int64_t valid = copy_targets(targets, tokens, config_.vocab_size,
                                                 options.ignore_index, pipeline.space.targets);
         Pipeline training = pipeline;

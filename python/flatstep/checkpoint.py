@@ -14,8 +14,8 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from ._safetensors import TYPE_NAMES, save_file
 from .errors import CheckpointError
 
 FORMAT = "flatstep checkpoint"
@@ -23,14 +23,6 @@ VERSION = 1
 MODEL, OPTIMIZER, STATE, MANIFEST = (
     "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json",
 )  # fmt: skip
-_TYPE_NAMES = {
-    "float32": "F32",
-    "float64": "F64",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-    "uint16": "U16",
-}
 
 
 def save_checkpoint(run, model, optimizer, state, keep=2):
@@ -63,7 +55,7 @@ def save_checkpoint(run, model, optimizer, state, keep=2):
 
 
 def _write_files(folder, model, optimizer, state):
-    scalars = optimizer.state_dict()
+    scalars = optimizer._state_views()
     tensors = scalars.pop("state")
     state = state | {"model": dataclasses.asdict(model.config), "optimizer": scalars}
     save_file(model.layout.views(model.params), folder / MODEL, metadata={"format": "np"})
@@ -260,7 +252,7 @@ def _check_tensors(path, views):
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
     for name, view in views.items():
-        expected = (_TYPE_NAMES[view.dtype.name], view.shape)
+        expected = (TYPE_NAMES[view.dtype.name], view.shape)
         if name not in found:
             raise CheckpointError(f"{path}: lacks the tensor {name}")
         if found[name] != expected:
