@@ -17,11 +17,14 @@ pytest.register_assert_rewrite("bad_input", "cuda_case", "linear_case", "loss_ch
 
 CUDA = bool(fs.info()["cuda"]["devices"])
 
-# Without PyTorch there is nothing to compare with, nothing is drawn without matplotlib, and kernels
-# of a GPU need one (or the emulated build): those tests are absent, not skipped.
+# Without PyTorch or Transformers there is nothing to compare with, nothing is drawn without
+# matplotlib, and kernels of a GPU need one (or the emulated build): those tests are absent, not
+# skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")
+elif importlib.util.find_spec("transformers") is None:
+    collect_ignore_glob.append("parity/test_gpt_hugging_face.py")
 if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
 if not CUDA:
