@@ -148,7 +148,8 @@ struct Pipeline {
     const std::int64_t c = width();
     float* stream = space.grad_stream;
     float* branch = space.grad_branch;
-    float* wide = space.grad_wide;
+    // A product for a weight's gradient is the last to need its input: the gradient goes there.
+    float* wide = a.activated;  // [rows, 4C], then [rows, 3C]
 
     const float* upstream = through_dropout(Gpt::feed_forward_site(index));
     linear_backward(a.activated, p.mlp_proj_weight, upstream, 4 * c, c, wide, g.mlp_proj_weight,

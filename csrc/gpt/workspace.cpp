@@ -68,7 +68,6 @@ Workspace::Workspace(const GptConfig& config, SequenceShape shape, Pass pass, vo
   loss_workspace = head.take<char>(static_cast<std::int64_t>(loss_workspace_bytes));
   projected = layer.take<float>(rows * c);
   grad_stream = training ? layer.take<float>(rows * c) : nullptr;
-  grad_wide = training ? layer.take<float>(rows * 4 * c) : nullptr;
   scratch = layer.take<float>(cpu::gpt_ops().scratch_floats(shape, c, config.n_head, 4 * c));
   arena.take<char>(static_cast<std::int64_t>(std::max(head.used(), layer.used())));
   bytes = arena.used();

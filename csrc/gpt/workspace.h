@@ -39,7 +39,6 @@ struct Workspace {
   std::size_t loss_workspace_bytes;
   float* grad_stream;  // [rows, C]
   float* grad_branch;  // [rows, C]
-  float* grad_wide;    // [rows, 4C]
   float* scratch;
 
   std::size_t bytes;             // of all of the above
