@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import flatstep as fs
+from flatstep._safetensors import read_into
 from flatstep._safetensors import save_file as save_own_file
 from flatstep.checkpoint import (
     list_checkpoints,
@@ -65,6 +66,12 @@ def test_the_file_is_what_the_format_asks_for(tmp_path):
     for name, entry in header.items():
         assert entry["data_offsets"][0] % tensors[name].itemsize == 0
     assert max(entry["data_offsets"][1] for entry in header.values()) == len(content) - 8 - length
+    back = {name: np.empty_like(array, order="C") for name, array in tensors.items()}
+    read_into(path, back)
+    assert all(np.array_equal(back[name], array) for name, array in tensors.items())
+    path.write_bytes(content[:-1])
+    with pytest.raises(OSError, match="ends within codes"):
+        read_into(path, back)
     with pytest.raises(KeyError):
         save_own_file({"x": np.zeros(2, np.complex64)}, tmp_path / "other")
     assert not (tmp_path / "other").exists()

@@ -1,7 +1,8 @@
-"""Writes a safetensors file from where the arrays lie: the package's own function copies them all
-first, which would cost as much memory again as a model or its optimizer takes."""
+"""Safetensors files from and to where the arrays lie: the package's own functions copy them, which
+would cost as much memory again as a model or its optimizer takes."""
 
 import json
+import sys
 
 import numpy as np
 
@@ -39,3 +40,17 @@ def save_file(tensors, path, metadata=None):
         for _, array in arrays:
             little = array.astype(array.dtype.newbyteorder("<"), copy=False)
             file.write(memoryview(np.ascontiguousarray(little).reshape(-1)).cast("B"))
+
+
+def read_into(path, views):
+    """Fills the contiguous arrays of ``{name: array}`` from a file that is known to have them."""
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        for name, view in views.items():
+            file.seek(8 + length + header[name]["data_offsets"][0])
+            memory = memoryview(view.reshape(-1)).cast("B")
+            if view.size and file.readinto(memory) != view.nbytes:
+                raise OSError(f"{path}: ends within {name}")
+            if sys.byteorder == "big":
+                view.byteswap(inplace=True)

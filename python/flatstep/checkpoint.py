@@ -15,7 +15,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ._safetensors import TYPE_NAMES, save_file
+from ._safetensors import TYPE_NAMES, read_into, save_file
 from .errors import CheckpointError
 
 FORMAT = "flatstep checkpoint"
@@ -161,9 +161,11 @@ def load_checkpoint(path, model, optimizer=None):
         targets[OPTIMIZER] = _by_file_name(tensors)
     for name, views in targets.items():
         _check_tensors(path / name, views)
+    if optimizer is not None:  # refuses what does not fit before anything is read
+        optimizer.load_state_dict(scalars | {"state": tensors})
     for name, views in targets.items():
-        _read_tensors(path / name, views)
-    if optimizer is not None:
+        read_into(path / name, views)
+    if optimizer is not None:  # to a device, or to parameters of 16 bits
         optimizer.load_state_dict(scalars | {"state": tensors})
     return state
 
@@ -228,8 +230,8 @@ def _compare_model(path, found, expected):
 
 
 def _empty_state(path, state, optimizer):
-    """Scalars from state.json, and arrays to read into that are like the optimizer's own."""
-    own = optimizer.state_dict()
+    """Scalars from state.json, and arrays to read into: the optimizer's own, or on the host."""
+    own = optimizer._state_views()
     scalars = state.get("optimizer")
     if not isinstance(scalars, dict) or scalars.get("kind") != own["kind"]:
         raise CheckpointError(f"{path}: not the state of the optimizer {own['kind']!r}")
@@ -263,9 +265,3 @@ def _check_tensors(path, views):
     for name in found:
         if name not in views:
             raise CheckpointError(f"{path}: {name} is no tensor of this model")
-
-
-def _read_tensors(path, views):
-    with safe_open(path, framework="numpy") as file:
-        for name, view in views.items():
-            view[...] = file.get_tensor(name)
