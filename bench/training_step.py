@@ -28,6 +28,7 @@ import argparse
 import importlib.util
 import json
 import os
+import sys
 
 import measure
 import numpy as np
@@ -170,7 +171,9 @@ def main():
     for label in labels:
         for dropout in map(float, arguments.dropout.split(",")):
             cases.append(measure_case(label, dropout, arguments))
-            if not arguments.json:
+            if arguments.json:
+                print(f"{label} with dropout {dropout:g}: done", file=sys.stderr, flush=True)
+            else:
                 print_case(cases[-1])
     if arguments.json:
         print(json.dumps(cases, indent=1))

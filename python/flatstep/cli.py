@@ -259,7 +259,7 @@ def main(arguments=None):
 
 def _describe(error):
     if isinstance(error, MemoryError):
-        return "out of memory: a smaller model or --batch-size is needed"
+        return "out of memory: a smaller model or --batch-size, or --recompute, is needed"
     known = (InputError, OSError, RuntimeError, ValueError)
     text = str(error) if isinstance(error, known) else f"{type(error).__name__}: {error}"
     return text if str(error) else type(error).__name__

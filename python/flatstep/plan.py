@@ -25,7 +25,7 @@ class Plan:
         activations: what the forward pass keeps for the backward pass.
         buffers: logits, gradients of activations and scratch.
         workspace: tokens, activations and buffers together.
-        total: all of it. Python, its libraries (some 40 MB) and the text come on top.
+        total: all of it. Python, its libraries (some 30 MB) and the text come on top.
     """
 
     config: GPTConfig
