@@ -220,7 +220,7 @@ class NumpyProducts:
     def turn(self, key):
         call = self.calls[key]
         call()
-        return measure.turn_of(lambda: None, call, calls=5, budget=0.2)
+        return measure.turn_of(lambda: None, call, calls=3, budget=0.1)
 
 
 CONTENDERS = {"flatstep": Flatstep, "torch eager": Torch, "torch compiled": TorchCompiled}

@@ -16,10 +16,11 @@ Every contender has a process of its own, and they take turns; a figure is the m
 rounds of the median of a turn. "over best" is the time over that of the faster one of PyTorch's.
 "of 2048^3" and "of products" compare the floating-point operations of the linear layers and the
 head (attention left out) a second of the whole step with the rate of NumPy's OpenBLAS: on one
-product of 2048 x 2048 x 2048, and on the step's own products, each into a given array. Memory is
-the most that is resident during a step, after a few steps, less what was resident when the library
-had been imported and used once: weights, gradients, optimizer and activations together. A compiled
-step's includes what its compiler has left behind.
+product of 2048 x 2048 x 2048, and on the step's own products, each into a given array; it takes its
+turn in the same rounds. On a machine that is not idle (the load before stands beside) "least ms"
+tells more than the median. Memory is the most that is resident during a step, after a few steps,
+less what was resident when the library had been imported and used once: weights, gradients,
+optimizer and activations together. A compiled step's includes what its compiler has left behind.
 
 The parts of flatstep's step are means over a run of their own, with a clock around every operation.
 """
@@ -28,6 +29,7 @@ import argparse
 import importlib.util
 import json
 import os
+import statistics
 import sys
 
 import measure
@@ -56,21 +58,12 @@ def start_children(names, shape, dropout, arguments):
     return children
 
 
-def rates_of(child, counts, rounds, others):
-    """Medians of OpenBLAS's operations a second: on the step's products, on 2048^3."""
-    answers = []
-    for _ in range(rounds):
-        measure.wait_for_rest(others)
-        answers.append(child.ask("seconds"))
-    own, large = np.median(answers, axis=0)
-    return flops(counts) / own, 2 * 2048**3 / large
-
-
 def measure_case(label, dropout, arguments):
     """A dict of one shape at one dropout."""
     shape, names = SHAPES[label], contender_names(arguments)
     children = start_children([*names, "numpy"], shape, dropout, arguments)
     everyone, numpy = list(children.values()), children.pop("numpy")
+    load = os.getloadavg()[0]
     losses = {name: child.ask("losses") for name, child in children.items()}
     if dropout == 0:
         check_losses(losses)
@@ -78,10 +71,12 @@ def measure_case(label, dropout, arguments):
     turns = {name: lambda child=child: child.ask("seconds") for name, child in children.items()}
     once = sum(max(turn(), 0.5) for turn in turns.values())
     rounds = min(15, max(3, round(arguments.seconds / once)))
-    seconds = measure.take_turns(turns, rounds, everyone)
-    own_rate, large_rate = rates_of(numpy, products(shape), 3, everyone)
+    turns["numpy"] = lambda: numpy.ask("seconds")
+    seconds = measure.rounds_of(turns, rounds, everyone)
+    own, large = np.median(seconds.pop("numpy"), axis=0)
     case = {"shape": label, "dropout": dropout, "threads": arguments.threads, "rounds": rounds}
-    case |= {"openblas_2048": large_rate, "openblas_products": own_rate}
+    case |= {"load": load, "openblas_2048": 2 * 2048**3 / large}
+    case["openblas_products"] = flops(products(shape)) / own
     case["parts"] = children["flatstep"].ask("parts", budget=arguments.seconds / 10)
     if "torch eager" in children:
         case["torch_2048"] = children["torch eager"].ask("product_rate", size=2048)
@@ -94,13 +89,15 @@ def measure_case(label, dropout, arguments):
 
 
 def contender_row(name, shape, seconds, memory, losses, case):
-    best = min((seconds[n] for n in seconds if n != "flatstep"), default=None)
-    rate = flops(products(shape)) / seconds[name]
+    medians = {n: statistics.median(values) for n, values in seconds.items()}
+    best = min((medians[n] for n in medians if n != "flatstep"), default=None)
+    rate = flops(products(shape)) / medians[name]
     return {
         "case": name,
-        "seconds": seconds[name],
-        "over_best": seconds[name] / best if best else None,
-        "tokens_per_second": shape[3] * shape[4] / seconds[name],
+        "seconds": medians[name],
+        "least_seconds": min(seconds[name]),
+        "over_best": medians[name] / best if best else None,
+        "tokens_per_second": shape[3] * shape[4] / medians[name],
         "of_2048": rate / case["openblas_2048"],
         "of_products": rate / case["openblas_products"],
         "peak_bytes": memory,
@@ -119,19 +116,20 @@ def print_case(case):
     print(
         f"{case['shape']}: {layers} layers, {heads} heads, width {width}, batch {batch} x {length},"
         f" vocabulary {vocabulary}, dropout {case['dropout']:g}; {case['threads']} threads, "
-        f"{case['rounds']} rounds"
+        f"{case['rounds']} rounds, load {case['load']:.1f} before"
     )
     rates = f"OpenBLAS {case['openblas_2048'] / 1e9:.0f} GF/s on 2048^3"
     rates += f", {case['openblas_products'] / 1e9:.0f} on the step's products"
     if "torch_2048" in case:
         rates += f"; torch.mm {case['torch_2048'] / 1e9:.0f} on 2048^3"
     print(rates)
-    heading = ("ms", "over best", "tokens/s", "of 2048^3", "of products", "peak MB")
+    heading = ("ms", "least ms", "over best", "tokens/s", "of 2048^3", "of products", "peak MB")
     heading += ("loss 1", f"loss {LOSS_STEPS + 1}")
     print(f"{'':15}" + "".join(f"{text:>12}" for text in heading))
     for row in case["contenders"]:
         over = "-" if row["over_best"] is None else f"{row['over_best']:.3f}"
-        cells = (f"{row['seconds'] * 1e3:.2f}", over, f"{row['tokens_per_second']:.0f}")
+        cells = (f"{row['seconds'] * 1e3:.2f}", f"{row['least_seconds'] * 1e3:.2f}", over)
+        cells += (f"{row['tokens_per_second']:.0f}",)
         cells += (f"{row['of_2048']:.0%}", f"{row['of_products']:.0%}")
         cells += (f"{row['peak_bytes'] / 1e6:.0f}",)
         cells += (f"{row['losses'][0]:.6f}", f"{row['losses'][-1]:.6f}")
