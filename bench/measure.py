@@ -139,6 +139,11 @@ def peak_memory(call):
     return result, _status_bytes("VmHWM") - before
 
 
+def resident_memory():
+    """Bytes of this process that are in memory now."""
+    return _status_bytes("VmRSS")
+
+
 def _status_bytes(field):
     with open("/proc/self/status") as file:
         return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))

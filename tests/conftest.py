@@ -17,13 +17,14 @@ pytest.register_assert_rewrite("bad_input", "cuda_case", "linear_case", "loss_ch
 
 CUDA = bool(fs.info()["cuda"]["devices"])
 
-# Without PyTorch there is nothing to compare with, nothing is drawn without matplotlib, and kernels
-# of a GPU need one (or the emulated build): those tests are absent, not skipped.
+# Without PyTorch or Transformers there is nothing to compare with, nothing is drawn without
+# matplotlib, and kernels of a GPU need one (or the emulated build): those tests are absent, not
+# skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")
 if importlib.util.find_spec("transformers") is None:
-    collect_ignore_glob.append("parity/*transformers*")
+    collect_ignore_glob += ["parity/*transformers*", "parity/test_gpt_hugging_face.py"]
 if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
 if not CUDA:
@@ -39,6 +40,7 @@ HAS = {
     "fma": fs.info()["isa"] not in ("x86_64", "generic"),
     "long double": np.finfo(np.longdouble).nmant > np.finfo(np.float64).nmant,
     "fork": hasattr(os, "fork"),
+    "proc": Path("/proc/self/status").exists(),
     "mkfifo": hasattr(os, "mkfifo"),
     "cuda": CUDA,
     "no cuda": not CUDA,

@@ -11,6 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import flatstep as fs
+from flatstep._safetensors import read_into
+from flatstep._safetensors import save_file as save_own_file
 from flatstep.checkpoint import (
     list_checkpoints,
     load_checkpoint,
@@ -36,6 +38,43 @@ def train(model, optimizer, steps, first=0):
         tokens = (np.arange(32, dtype=np.int32).reshape(4, 8) * 7 + step) % 256
         model.forward_backward(tokens, (tokens + 7) % 256, step=step)
         optimizer.step(model.grads, max_norm=1.0)
+
+
+def test_the_file_is_what_the_format_asks_for(tmp_path):
+    """Read by the format's own package: values, types, shapes, metadata and alignment."""
+    rng = np.random.default_rng(0)
+    tensors = {
+        "b": rng.integers(0, 99, 7).astype(np.uint16),
+        "a": rng.random((3, 5)).astype(np.float32),
+        "codes": rng.integers(0, 99, 3).astype(np.uint8),
+        "scalar": np.array(3, np.int64),
+        "none": np.zeros((0, 4), np.float32),
+        "columns": np.asfortranarray(rng.random((4, 3))),
+        "\N{GREEK SMALL LETTER BETA}": rng.integers(0, 9, 2).astype(np.int32),
+    }
+    path = tmp_path / "file.safetensors"
+    save_own_file(tensors, path, {"format": "np"})
+    found = load_file(path)
+    assert set(found) == set(tensors)
+    for name, array in tensors.items():
+        assert found[name].dtype == array.dtype and found[name].shape == array.shape
+        assert np.array_equal(found[name], array)
+    content = path.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    assert header.pop("__metadata__") == {"format": "np"} and length % 8 == 0
+    for name, entry in header.items():
+        assert entry["data_offsets"][0] % tensors[name].itemsize == 0
+    assert max(entry["data_offsets"][1] for entry in header.values()) == len(content) - 8 - length
+    back = {name: np.empty_like(array, order="C") for name, array in tensors.items()}
+    read_into(path, back)
+    assert all(np.array_equal(back[name], array) for name, array in tensors.items())
+    path.write_bytes(content[:-1])
+    with pytest.raises(OSError, match="ends within codes"):
+        read_into(path, back)
+    with pytest.raises(KeyError):
+        save_own_file({"x": np.zeros(2, np.complex64)}, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.fixture

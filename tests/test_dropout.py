@@ -124,6 +124,63 @@ def test_independence():
     assert np.abs(correlation).max() <= 5 / math.sqrt(size)
 
 
+def pattern_excess(masks, p):
+    """Chi-square of how often each combination of kept and dropped occurs across masks [n, size],
+    in standard deviations above what independent draws give."""
+    codes = (1 << np.arange(len(masks))) @ masks.astype(np.int64)
+    counts = np.bincount(codes, minlength=1 << len(masks))
+    kept = np.array([bin(code).count("1") for code in range(len(counts))])
+    expected = masks.shape[1] * (1 - p) ** kept * p ** (len(masks) - kept)
+    chi_square = ((counts - expected) ** 2 / expected).sum()
+    freedom = len(counts) - 1
+    return (chi_square - freedom) / math.sqrt(2 * freedom)
+
+
+def attention_masks(p, step=3, site=1, seed=17):
+    """Of a layer with 4 heads, [heads, batch * length * length]."""
+    mask = fs.dropout_mask((24, 4, 64, 64), p, seed=seed, step=step, site=site)
+    return mask.transpose(1, 0, 2, 3).reshape(4, -1)
+
+
+@pytest.mark.parametrize("p", (0.1, 0.5))
+def test_heads_layers_and_steps_drop_independently(p):
+    """All 16 combinations across 4 heads, layers, steps and seeds occur as often as they should.
+    The same figure finds heads that share a mask, or a tenth of one."""
+    heads = attention_masks(p)
+    flat = [attention_masks(p, site=1 + 3 * layer).ravel() for layer in range(4)]
+    groups = {
+        "heads": heads,
+        "layers": np.stack(flat),
+        "steps": np.stack([attention_masks(p, step=step).ravel() for step in range(4)]),
+        "seeds": np.stack([attention_masks(p, seed=seed).ravel() for seed in range(4)]),
+        "sites of a layer": np.stack(
+            [fs.dropout_mask(393_216, p, seed=17, step=3, site=site) for site in range(4)]
+        ),
+        "rows": heads[0].reshape(24, 64, 64).transpose(1, 0, 2).reshape(4, -1),
+    }
+    for name, masks in groups.items():
+        assert pattern_excess(masks, p) < 5, name
+        alike = masks.copy()
+        alike[1] = alike[0]
+        assert pattern_excess(alike, p) > 100
+        alike[1] = np.where(np.arange(masks.shape[1]) % 10 == 0, masks[0], masks[1])
+        assert pattern_excess(alike, p) > 10
+
+
+@pytest.mark.parametrize("p", (0.1, 0.5))
+def test_each_head_drops_its_share(p):
+    """Mean and variance of every head's rows: within five standard deviations of a binomial."""
+    heads = attention_masks(p).astype(np.float64)
+    size, deviation = heads.shape[1], math.sqrt(p * (1 - p))
+    assert np.all(np.abs(heads.mean(axis=1) - (1 - p)) <= 5 * deviation / math.sqrt(size))
+    rows = heads.reshape(4, -1, 64).mean(axis=2)
+    ratio = rows.var(axis=1, ddof=1) / (deviation**2 / 64)
+    # Of a variance estimate: sqrt(2 / n), and the kurtosis of a binomial of 64.
+    kurtosis = (1 - 6 * p * (1 - p)) / (64 * p * (1 - p))
+    bound = 5 * math.sqrt((2 + kurtosis) / rows.shape[1])
+    assert np.all(np.abs(ratio - 1) <= bound)
+
+
 def test_same_bits_for_any_thread_count(threads, rng):
     mask = fs.dropout_mask(300_001, 0.1, seed=4, step=9, site=1)
     assert np.array_equal(mask, oracle.dropout_mask(300_001, 0.1, seed=4, step=9, site=1))

@@ -162,6 +162,44 @@ def test_micro_batches_equal_the_big_batch(rng, pieces):
     assert_gradients(model, wanted, tolerance=1e-5)
 
 
+@pytest.mark.parametrize("dropout", (0.0, 0.25))
+def test_ragged_micro_batches(rng, dropout):
+    """Micro-batches of other sizes, with few, many and no valid targets: summed with the count of
+    the whole, against float64. Each divided by its own count, it would be another gradient."""
+    model = make_model("odd-deep", dropout)
+    tokens, targets = (np.concatenate([part] * 3) for part in make_batch(rng, "odd-deep"))
+    tokens, targets = rng.permuted(tokens, axis=1), rng.permuted(targets, axis=1)
+    targets[1:3, 2:] = -100
+    targets[3] = -100
+    pieces = [slice(0, 1), slice(1, 3), slice(3, 4), slice(4, 9)]
+    valid = [int((targets[rows] != -100).sum()) for rows in pieces]
+    assert valid[2] == 0 and len(set(valid)) == 4
+    wanted, grads = 0.0, {}
+    for step, rows in enumerate(pieces):
+        reference = make_oracle(model, "odd-deep", dropout, step=step)
+        loss, own = reference.forward_backward(tokens[rows], targets[rows], loss_divisor=sum(valid))
+        wanted += loss
+        grads = {name: grads.get(name, 0) + gradient for name, gradient in own.items()}
+
+    def accumulated(divisors):
+        return sum(
+            model.forward_backward(
+                tokens[rows], targets[rows], step=step, accumulate=step > 0, loss_divisor=divisor
+            )
+            for step, (rows, divisor) in enumerate(zip(pieces, divisors, strict=True))
+        )
+
+    assert accumulated([sum(valid)] * 4) == pytest.approx(wanted, rel=1e-6)
+    assert_gradients(model, grads, tolerance=1e-5 if dropout == 0 else 1e-4)
+    whole = {name: view.copy() for name, view in model.layout.views(model.grads).items()}
+    if dropout == 0:
+        assert model.forward_backward(tokens, targets) == pytest.approx(wanted, rel=1e-6)
+        assert_gradients(model, whole, tolerance=1e-5)
+    assert accumulated([None] * 4) != pytest.approx(wanted, rel=1e-2)
+    with pytest.raises(AssertionError):
+        assert_gradients(model, grads, tolerance=1e-1)
+
+
 def test_all_targets_ignored(rng):
     model = make_model("odd")
     tokens, targets = make_batch(rng, "odd", ignored=0.0)
@@ -233,3 +271,21 @@ def test_generate_samples(rng):
     assert np.array_equal(first, model.generate(prompt, 30, seed=1))
     assert not np.array_equal(first, model.generate(prompt, 30, seed=2))
     assert model.generate(prompt, 0).shape == (4,)
+
+
+def test_profile(rng):
+    """Every part has its time, none is counted twice, and the bits are the same."""
+    model = make_model("even", dropout=0.1)
+    tokens, targets = make_batch(rng, "even")
+    loss = model.forward_backward(tokens, targets, step=3)
+    grads = model.grads.copy()
+    profile = fs._core.GptProfile()
+    options = {"label_smoothing": 0.0, "seed": 7, "step": 3, "accumulate": False}
+    options |= {"loss_divisor": 0.0, "partials": fs._core.GradPartials(), "profile": profile}
+    again = model._core.forward_backward(model.params, model.grads, tokens, targets, **options)
+    assert again == loss and model.grads.tobytes() == grads.tobytes()
+    parts = profile.seconds
+    whole = parts.pop("pass")
+    assert min(parts.values()) > 0 and 0.5 * whole < sum(parts.values()) <= whole
+    model._core.forward_backward(model.params, model.grads, tokens, targets, **options)
+    assert all(profile.seconds[name] > seconds for name, seconds in parts.items())

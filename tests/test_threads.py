@@ -152,6 +152,37 @@ def test_fifty_training_steps(
     assert_same_for_all_threads(compute)
 
 
+def assert_gpt2_same_for_threads(layers, batch, length):
+    """Two steps with dropout of a model with GPT-2's widths: losses, gradients, parameters."""
+    model = fs.GPT(fs.GPTConfig(50257, 1024, layers, 12, 768, dropout=0.1), seed=1)
+    start, results = model.params.copy(), {}
+    batches = np.random.default_rng(0).integers(0, 50257, (2, 2, batch, length))
+    for threads in (1, 2, 3, 4, 7):
+        fs.set_num_threads(threads)
+        model.params[...] = start
+        optimizer = fs.AdamW(model.params, lr=1e-3, weight_decay=0.1, layout=model.layout)
+        total = hashlib.sha256()
+        for step, ids in enumerate(batches):
+            loss = model.forward_backward(*ids, step=step)
+            assert np.isfinite(loss)
+            total.update(np.float64(loss))
+            total.update(model.grads)
+            optimizer.step(model.grads, max_norm=1.0, partials=model.grad_partials)
+        total.update(model.params)
+        results[threads] = total.hexdigest()
+    assert len(set(results.values())) == 1, results
+
+
+def test_a_layer_of_gpt2():
+    """Its width, heads and vocabulary; rows that neither tiles nor threads divide."""
+    assert_gpt2_same_for_threads(layers=1, batch=3, length=23)
+
+
+@pytest.mark.slow
+def test_the_whole_gpt2():
+    assert_gpt2_same_for_threads(layers=12, batch=4, length=64)
+
+
 def test_evaluation_and_generation(assert_same_for_all_threads, rng):
     config = fs.GPTConfig(vocab_size=65, block_size=100, n_layer=2, n_head=3, n_embd=48)
     model = fs.GPT(config, seed=1)

@@ -1,6 +1,7 @@
 // The Transformer's forward and backward pass, written once against GptOps.
 #include <algorithm>
 #include <initializer_list>
+#include <optional>
 
 #include "core/checks.h"
 #include "flatstep/gpt.h"
@@ -8,6 +9,7 @@
 #include "gpt/batch.h"
 #include "gpt/ops.h"
 #include "gpt/tensors.h"
+#include "gpt/timed_ops.h"
 #include "gpt/workspace.h"
 
 namespace flatstep {
@@ -24,9 +26,11 @@ struct Pipeline {
   double dropout;  // 0 in evaluation
   std::uint64_t seed;
   std::int64_t step;
-  // Of a backward pass; partials may be null.
+  // Of a backward pass; partials and profile may be null.
   float* grads = nullptr;
   GradPartials* partials = nullptr;
+  GptProfile* profile = nullptr;
+  bool recompute = false;  // the layers share their activations
 
   std::int64_t rows() const { return shape.rows(); }
   std::int64_t width() const { return config.n_embd; }
@@ -71,7 +75,8 @@ struct Pipeline {
     return layer + 1 < config.n_layer ? space.layers[layer + 1].input : space.output;
   }
 
-  void forward_layer(std::int64_t index) const {
+  // All of a layer's forward pass that its backward pass needs.
+  void forward_to_activated(std::int64_t index) const {
     const LayerActivations& a = space.layers[index];
     const LayerTensors<const float> p(layout, params, index);
     const std::int64_t c = width();
@@ -85,6 +90,13 @@ struct Pipeline {
     ops.layer_norm(a.middle, p.ln_2_weight, p.ln_2_bias, rows(), c, a.ln_2);
     linear(a.ln_2.out, p.c_fc_weight, p.c_fc_bias, c, 4 * c, a.hidden);
     ops.gelu(a.hidden, a.activated, rows() * 4 * c);
+  }
+
+  void forward_layer(std::int64_t index) const {
+    const LayerActivations& a = space.layers[index];
+    const LayerTensors<const float> p(layout, params, index);
+    const std::int64_t c = width();
+    forward_to_activated(index);
     linear(a.activated, p.mlp_proj_weight, p.mlp_proj_bias, 4 * c, c, space.projected);
     ops.add_dropout(space.projected, a.middle, rows() * c, site(Gpt::feed_forward_site(index)),
                     after(index));
@@ -114,6 +126,7 @@ struct Pipeline {
   // The loss; with grad_hidden, also its gradient and that of the token table.
   double head_loss(const CrossEntropyOptions& options, float* grad_hidden, float* grad_table,
                    bool accumulate) const {
+    const Stopwatch watch(profile == nullptr ? nullptr : &profile->head);
     const std::int64_t c = width();
     LinearCrossEntropyOutputs outputs;
     outputs.grad_hidden = grad_hidden;
@@ -135,7 +148,8 @@ struct Pipeline {
     const std::int64_t c = width();
     float* stream = space.grad_stream;
     float* branch = space.grad_branch;
-    float* wide = space.grad_wide;
+    // A product for a weight's gradient is the last to need its input: the gradient goes there.
+    float* wide = a.activated;  // [rows, 4C], then [rows, 3C]
 
     const float* upstream = through_dropout(Gpt::feed_forward_site(index));
     linear_backward(a.activated, p.mlp_proj_weight, upstream, 4 * c, c, wide, g.mlp_proj_weight,
@@ -173,7 +187,11 @@ struct Pipeline {
     ops.layer_norm_backward(space.grad_branch, space.output, p.ln_f_weight, space.ln_f, rows(),
                             width(), false, space.grad_stream, g.ln_f_weight, g.ln_f_bias,
                             accumulate, space.scratch);
-    for (std::int64_t i = config.n_layer - 1; i >= 0; --i) backward_layer(i, accumulate);
+    for (std::int64_t i = config.n_layer - 1; i >= 0; --i) {
+      // The last layer's are still there.
+      if (recompute && i + 1 < config.n_layer) forward_to_activated(i);
+      backward_layer(i, accumulate);
+    }
     const float* upstream = through_dropout(Gpt::embedding_site());
     ops.embed_backward(upstream, space.tokens, shape, width(), g.token_table, g.position_table,
                        accumulate);
@@ -195,31 +213,47 @@ CrossEntropyOptions loss_options(std::int64_t valid, double divisor, double labe
   return options;
 }
 
+Pass training_pass(bool recompute) { return recompute ? Pass::recomputing : Pass::training; }
+
 // Checks the batch and the workspace, copies the tokens and calls body(pipeline).
 template <class Body>
 void run(const GptConfig& config, const Layout& layout, const float* params,
          const TokenBatch& tokens, Pass pass, void* workspace, std::size_t workspace_bytes,
-         const DropoutKey& key, const Body& body) {
+         const DropoutKey& key, GptProfile* profile, const Body& body) {
   check_shape(config, tokens.batch, tokens.length);
   check_buffers(layout, params, nullptr);
   const SequenceShape shape{tokens.batch, tokens.length};
-  const GptOps& ops = cpu::gpt_ops();
+  std::optional<TimedGptOps> timed;
+  if (profile != nullptr) timed.emplace(cpu::gpt_ops(), *profile);
+  const GptOps& ops = timed ? *timed : cpu::gpt_ops();
   // Inside, the number of threads is fixed, and with it the size of the workspace.
   ops.together([&] {
     require_workspace(workspace, workspace_bytes, Workspace(config, shape, pass, nullptr).bytes);
     Workspace space(config, shape, pass, workspace);
     copy_tokens(tokens, config.vocab_size, space.tokens);
-    const double dropout = pass == Pass::training ? config.dropout : 0.0;
+    const double dropout = pass == Pass::inference ? 0.0 : config.dropout;
     body(Pipeline{ops, config, layout, params, shape, space, dropout, key.seed, key.step, nullptr,
-                  nullptr});
+                  nullptr, profile, pass == Pass::recomputing});
   });
 }
 
 }  // namespace
 
-std::size_t Gpt::training_workspace_bytes(std::int64_t batch, std::int64_t length) const {
+std::size_t Gpt::training_workspace_bytes(std::int64_t batch, std::int64_t length,
+                                          bool recompute) const {
+  return memory(batch, length, recompute).workspace;
+}
+
+GptMemory Gpt::memory(std::int64_t batch, std::int64_t length, bool recompute) const {
   check_shape(config_, batch, length);
-  return Workspace(config_, {batch, length}, Pass::training, nullptr).bytes;
+  const Workspace space(config_, {batch, length}, training_pass(recompute), nullptr);
+  GptMemory memory;
+  memory.params = memory.grads = static_cast<std::size_t>(layout_.size()) * sizeof(float);
+  memory.workspace = space.bytes;
+  memory.tokens = space.token_bytes;
+  memory.activations = space.activation_bytes;
+  memory.buffers = space.bytes - space.token_bytes - space.activation_bytes;
+  return memory;
 }
 
 std::size_t Gpt::inference_workspace_bytes(std::int64_t batch, std::int64_t length) const {
@@ -237,10 +271,12 @@ double Gpt::forward_backward(const float* params, float* grads, const TokenBatch
           options.loss_divisor, "a finite number >= 0");
   require(options.step >= 0 && options.step < (std::int64_t{1} << 48), "step", options.step,
           "a number in [0, 2^48)");
+  const Stopwatch watch(options.profile == nullptr ? nullptr : &options.profile->pass);
   if (options.partials != nullptr) *options.partials = GradPartials(layout_);
   double loss = 0;
-  run(config_, layout_, params, tokens, Pass::training, workspace, workspace_bytes,
-      {options.seed, options.step, 0}, [&](const Pipeline& pipeline) {
+  run(config_, layout_, params, tokens, training_pass(options.recompute), workspace,
+      workspace_bytes, {options.seed, options.step, 0}, options.profile,
+      [&](const Pipeline& pipeline) {
         const std::int64_t valid = copy_targets(targets, tokens, config_.vocab_size,
                                                 options.ignore_index, pipeline.space.targets);
         Pipeline training = pipeline;
@@ -257,7 +293,7 @@ double Gpt::forward_backward(const float* params, float* grads, const TokenBatch
 double Gpt::loss(const float* params, const TokenBatch& tokens, const TokenBatch& targets,
                  void* workspace, std::size_t workspace_bytes, std::int64_t ignore_index) const {
   double loss = 0;
-  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {},
+  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {}, nullptr,
       [&](const Pipeline& pipeline) {
         const std::int64_t valid =
             copy_targets(targets, tokens, config_.vocab_size, ignore_index, pipeline.space.targets);
@@ -270,7 +306,7 @@ double Gpt::loss(const float* params, const TokenBatch& tokens, const TokenBatch
 void Gpt::run_inference(const float* params, const TokenBatch& tokens, std::int64_t first_row,
                         float* logits, void* workspace, std::size_t workspace_bytes) const {
   const std::int64_t rows = tokens.batch * tokens.length - first_row;
-  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {},
+  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {}, nullptr,
       [&](const Pipeline& pipeline) {
         require_buffer(logits, rows * config_.vocab_size, DType::f32, "logits");
         pipeline.forward();

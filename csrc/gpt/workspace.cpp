@@ -46,23 +46,30 @@ LayerActivations take_layer(Arena& arena, const GptConfig& config, SequenceShape
 
 Workspace::Workspace(const GptConfig& config, SequenceShape shape, Pass pass, void* base) {
   const std::int64_t rows = shape.rows(), c = config.n_embd;
-  const bool training = pass == Pass::training;
+  const bool training = pass != Pass::inference;
   Arena arena(base);
   tokens = arena.take<std::int64_t>(rows);
   targets = arena.take<std::int64_t>(rows);
+  token_bytes = arena.used();
   for (std::int64_t i = 0; i < config.n_layer; ++i) {
-    layers.push_back(training || i == 0 ? take_layer(arena, config, shape) : layers.front());
+    const bool own = i == 0 || pass == Pass::training;
+    layers.push_back(own ? take_layer(arena, config, shape) : layers.front());
+    if (!own && training) layers.back().input = arena.take<float>(rows * c);
   }
   // Without gradients the last layer may write over its input: nobody needs it any more.
   output = training ? arena.take<float>(rows * c) : layers.front().input;
   ln_f = take_norm(arena, rows, c);
-  projected = arena.take<float>(rows * c);
-  loss_workspace_bytes = head_bytes(config, rows);
-  loss_workspace = arena.take<char>(static_cast<std::int64_t>(loss_workspace_bytes));
-  grad_stream = training ? arena.take<float>(rows * c) : nullptr;
+  activation_bytes = arena.used() - token_bytes;
   grad_branch = training ? arena.take<float>(rows * c) : nullptr;
-  grad_wide = training ? arena.take<float>(rows * 4 * c) : nullptr;
-  scratch = arena.take<float>(cpu::gpt_ops().scratch_floats(shape, c, config.n_head, 4 * c));
+  // While the loss is computed, no layer is at work.
+  char* const shared = arena.take<char>(0);
+  Arena head(shared), layer(shared);
+  loss_workspace_bytes = head_bytes(config, rows);
+  loss_workspace = head.take<char>(static_cast<std::int64_t>(loss_workspace_bytes));
+  projected = layer.take<float>(rows * c);
+  grad_stream = training ? layer.take<float>(rows * c) : nullptr;
+  scratch = layer.take<float>(cpu::gpt_ops().scratch_floats(shape, c, config.n_head, 4 * c));
+  arena.take<char>(static_cast<std::int64_t>(std::max(head.used(), layer.used())));
   bytes = arena.used();
 }
 

@@ -10,7 +10,8 @@
 
 namespace flatstep {
 
-enum class Pass { training, inference };
+// A recomputing pass trains, but keeps only the layers' inputs.
+enum class Pass { training, recomputing, inference };
 
 struct LayerActivations {
   float* input;  // [rows, C] the residual stream before this layer
@@ -24,7 +25,9 @@ struct LayerActivations {
   float* activated;  // [rows, 4C]
 };
 
-// In an inference pass all layers share one set of buffers, and the gradients are null.
+// In an inference pass all layers share one set of buffers, and the gradients are null. In a
+// recomputing pass they share all but their inputs; at the end the buffers hold the last layer's.
+// The workspace of the loss lies over the buffers that only the layers' passes use.
 struct Workspace {
   std::int64_t* tokens;   // [rows]
   std::int64_t* targets;  // [rows], ignored ones hold the ignore_index of the call
@@ -36,10 +39,11 @@ struct Workspace {
   std::size_t loss_workspace_bytes;
   float* grad_stream;  // [rows, C]
   float* grad_branch;  // [rows, C]
-  float* grad_wide;    // [rows, 4C]
   float* scratch;
 
-  std::size_t bytes;  // of all of the above
+  std::size_t bytes;             // of all of the above
+  std::size_t token_bytes;       // of tokens and targets
+  std::size_t activation_bytes;  // of layers, output and ln_f
 
   // Carves `base`; a null base only counts the bytes.
   Workspace(const GptConfig& config, SequenceShape shape, Pass pass, void* base);

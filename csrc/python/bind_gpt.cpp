@@ -1,9 +1,11 @@
 #include <pybind11/stl.h>
 
+#include <map>
 #include <memory>
 #include <mutex>
 #include <new>
 #include <optional>
+#include <string>
 
 #include "core/checks.h"
 #include "flatstep/gpt.h"
@@ -26,6 +28,8 @@ class Scratch {
     }
     return memory_.get();
   }
+
+  std::size_t bytes() const { return bytes_; }
 
  private:
   struct Free {
@@ -88,10 +92,24 @@ class PyGpt {
     const Unlocked unlocked;
     const std::lock_guard<std::mutex> lock(mutex_);
     const std::size_t bytes =
-        gpt_.training_workspace_bytes(tokens.batch.batch, tokens.batch.length);
+        gpt_.training_workspace_bytes(tokens.batch.batch, tokens.batch.length, options.recompute);
     return gpt_.forward_backward(params.as<const float>(), grads.as<float>(), tokens.batch,
                                  targets.batch, options, scratch_.at_least(bytes), bytes);
   }
+
+  py::dict memory(std::int64_t batch, std::int64_t length, bool recompute) const {
+    const GptMemory memory = gpt_.memory(batch, length, recompute);
+    py::dict bytes;
+    bytes["params"] = memory.params;
+    bytes["grads"] = memory.grads;
+    bytes["workspace"] = memory.workspace;
+    bytes["tokens"] = memory.tokens;
+    bytes["activations"] = memory.activations;
+    bytes["buffers"] = memory.buffers;
+    return bytes;
+  }
+
+  std::size_t held_bytes() const { return scratch_.bytes(); }
 
   double loss(py::handle params_object, py::handle tokens_object, py::handle targets_object) {
     const ArrayArg params = flat(params_object, "params", Access::read);
@@ -164,6 +182,14 @@ void bind_gpt(py::module_& module) {
   py::class_<PyGeneration>(module, "Generation")
       .def(py::init<std::int64_t, std::int64_t, std::int64_t>(), py::arg("batch"),
            py::arg("capacity"), py::arg("length"));
+  py::class_<GptProfile>(module, "GptProfile")
+      .def(py::init())
+      .def_property_readonly("seconds", [](const GptProfile& p) {
+        return std::map<std::string, double>{
+            {"pass", p.pass},         {"gemm", p.gemm}, {"attention", p.attention},
+            {"head", p.head},         {"gelu", p.gelu}, {"layer_norm", p.layer_norm},
+            {"residual", p.residual}, {"sums", p.sums}, {"embedding", p.embedding}};
+      });
   py::class_<PyGpt>(module, "Gpt")
       .def(py::init([](std::int64_t vocab_size, std::int64_t block_size, std::int64_t n_layer,
                        std::int64_t n_head, std::int64_t n_embd, double dropout) {
@@ -178,7 +204,8 @@ void bind_gpt(py::module_& module) {
           "forward_backward",
           [](PyGpt& self, py::handle params, py::handle grads, py::handle tokens,
              py::handle targets, double label_smoothing, std::uint64_t seed, std::int64_t step,
-             bool accumulate, double loss_divisor, GradPartials* partials) {
+             bool accumulate, double loss_divisor, GradPartials* partials, bool recompute,
+             GptProfile* profile) {
             TrainOptions options;
             options.label_smoothing = label_smoothing;
             options.seed = seed;
@@ -186,11 +213,16 @@ void bind_gpt(py::module_& module) {
             options.accumulate = accumulate;
             options.loss_divisor = loss_divisor;
             options.partials = partials;
+            options.recompute = recompute;
+            options.profile = profile;
             return self.forward_backward(params, grads, tokens, targets, options);
           },
           py::arg("params"), py::arg("grads"), py::arg("tokens"), py::arg("targets"),
           py::arg("label_smoothing"), py::arg("seed"), py::arg("step"), py::arg("accumulate"),
-          py::arg("loss_divisor"), py::arg("partials"))
+          py::arg("loss_divisor"), py::arg("partials"), py::arg("recompute") = false,
+          py::arg("profile") = nullptr)
+      .def("memory", &PyGpt::memory, py::arg("batch"), py::arg("length"), py::arg("recompute"))
+      .def_property_readonly("held_bytes", &PyGpt::held_bytes)
       .def("loss", &PyGpt::loss, py::arg("params"), py::arg("tokens"), py::arg("targets"))
       .def("logits", &PyGpt::logits, py::arg("params"), py::arg("tokens"), py::arg("logits"))
       .def(

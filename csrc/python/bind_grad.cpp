@@ -90,6 +90,7 @@ void bind_grad(py::module_& module) {
   module.def("accumulate", accumulate_arrays, py::arg("totals"), py::arg("src"), py::arg("sizes"),
              py::arg("scale"), py::arg("overwrite"));
   module.def("state_block", [] { return kStateBlock; });
+  module.def("norm_chunk", [] { return GradPartials::kChunk; });
   module.def("convert", convert_array, py::arg("from_array"), py::arg("to_array"));
 }
 

@@ -9,7 +9,8 @@ from . import errors, schedule
 from ._core import __version__
 from .device_array import DeviceArray, to_device
 from .dropout import dropout, dropout_mask
-from .gpt import GPT, GPTConfig
+from .gpt import GPT
+from .gpt_config import GPTConfig
 from .grad import GradPartials, accumulate, clip_grad_norm_, grad_norm
 from .layout import Layout
 from .loss import (
@@ -19,6 +20,7 @@ from .loss import (
     linear_cross_entropy,
 )
 from .optim import SGD, Adam, AdamW, StepInfo
+from .plan import Plan, plan
 from .runtime import get_num_threads, info, set_num_threads, synchronize
 
 __all__ = [
@@ -32,6 +34,7 @@ __all__ = [
     "GradPartials",
     "Layout",
     "LinearCrossEntropyResult",
+    "Plan",
     "StepInfo",
     "__version__",
     "accumulate",
@@ -44,6 +47,7 @@ __all__ = [
     "grad_norm",
     "info",
     "linear_cross_entropy",
+    "plan",
     "schedule",
     "set_num_threads",
     "synchronize",

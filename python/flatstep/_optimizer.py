@@ -192,15 +192,21 @@ class Optimizer:
         the names of the layout, else ``params`` or ``params[i]``. The arrays are NumPy's, also on
         CUDA, where this waits for the steps before.
         """
+        own = self._state_views()
+        state = {
+            tensor: {name: view.copy() for name, view in views.items()}
+            for tensor, views in own["state"].items()
+        }
+        return own | {"state": state}
+
+    def _state_views(self):
+        """:meth:`state_dict` without copies where the state is in the host's memory."""
         return {
             "kind": self._kind,
             "step": self.step_count,
             "lr": self.lr,
             "seed": self._seed,
-            "state": {
-                tensor: {name: view.copy() for name, view in views.items()}
-                for tensor, views in self._state.views(self._state.on_host()).items()
-            },
+            "state": self._state.views(self._state.on_host()),
         }
 
     def load_state_dict(self, state_dict):

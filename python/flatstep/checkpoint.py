@@ -13,9 +13,9 @@ import shutil
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ._files import read_json, sync, write_json
+from ._safetensors import TYPE_NAMES, read_into, save_file
 from .errors import CheckpointError
 
 FORMAT = "flatstep checkpoint"
@@ -23,14 +23,6 @@ VERSION = 1
 MODEL, OPTIMIZER, STATE, MANIFEST = (
     "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json",
 )  # fmt: skip
-_TYPE_NAMES = {
-    "float32": "F32",
-    "float64": "F64",
-    "int64": "I64",
-    "int32": "I32",
-    "uint8": "U8",
-    "uint16": "U16",
-}
 
 
 def save_checkpoint(run, model, optimizer, state, keep=2):
@@ -63,7 +55,7 @@ def save_checkpoint(run, model, optimizer, state, keep=2):
 
 
 def _write_files(folder, model, optimizer, state):
-    scalars = optimizer.state_dict()
+    scalars = optimizer._state_views()
     tensors = scalars.pop("state")
     state = state | {"model": dataclasses.asdict(model.config), "optimizer": scalars}
     save_file(model.layout.views(model.params), folder / MODEL, metadata={"format": "np"})
@@ -152,9 +144,11 @@ def load_checkpoint(path, model, optimizer=None):
         targets[OPTIMIZER] = _by_file_name(tensors)
     for name, views in targets.items():
         _check_tensors(path / name, views)
+    if optimizer is not None:  # refuses what does not fit before anything is read
+        optimizer.load_state_dict(scalars | {"state": tensors})
     for name, views in targets.items():
-        _read_tensors(path / name, views)
-    if optimizer is not None:
+        read_into(path / name, views)
+    if optimizer is not None:  # to a device, or to parameters of 16 bits
         optimizer.load_state_dict(scalars | {"state": tensors})
     return state
 
@@ -207,8 +201,8 @@ def _compare_model(path, found, expected):
 
 
 def _empty_state(path, state, optimizer):
-    """Scalars from state.json, and arrays to read into that are like the optimizer's own."""
-    own = optimizer.state_dict()
+    """Scalars from state.json, and arrays to read into: the optimizer's own, or on the host."""
+    own = optimizer._state_views()
     scalars = state.get("optimizer")
     if not isinstance(scalars, dict) or scalars.get("kind") != own["kind"]:
         raise CheckpointError(f"{path}: not the state of the optimizer {own['kind']!r}")
@@ -231,7 +225,7 @@ def _check_tensors(path, views):
     except SafetensorError as error:
         raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
     for name, view in views.items():
-        expected = (_TYPE_NAMES[view.dtype.name], view.shape)
+        expected = (TYPE_NAMES[view.dtype.name], view.shape)
         if name not in found:
             raise CheckpointError(f"{path}: lacks the tensor {name}")
         if found[name] != expected:
@@ -242,9 +236,3 @@ def _check_tensors(path, views):
     for name in found:
         if name not in views:
             raise CheckpointError(f"{path}: {name} is no tensor of this model")
-
-
-def _read_tensors(path, views):
-    with safe_open(path, framework="numpy") as file:
-        for name, view in views.items():
-            view[...] = file.get_tensor(name)

@@ -1,4 +1,4 @@
-"""The command line: `flatstep train`, `flatstep sample`, `flatstep info`.
+"""The command line: `flatstep train`, `flatstep sample`, `flatstep plan`, `flatstep info`.
 
 Exit codes: 0; 1 the run failed; 2 the call was wrong (options, files, run folder);
 130 and 143 stopped by SIGINT and SIGTERM, after saving a checkpoint.
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import flatstep
 
+from . import plan_command
 from .errors import InputError
-from .run_config import DERIVED, TrainConfig, option_name
+from .run_config import DERIVED, TrainConfig, make_config, option_name
 
 TRAIN_EXAMPLES = """examples:
   flatstep train                          Python's own library, a small model, a minute or two
@@ -30,12 +31,19 @@ SAMPLE_EXAMPLES = """examples:
   flatstep sample runs/001 --temperature 1 --top-p 0.9
 
 The text appears as it is made."""
+PLAN_EXAMPLES = """examples:
+  flatstep plan --n-layer 6 --n-head 6 --n-embd 384 --block-size 256 --batch-size 8
+  flatstep plan --vocab-size 50257 --n-layer 12 --n-head 12 --n-embd 768 --block-size 1024 \\
+      --batch-size 4 --recompute --optimizer-state 8bit   GPT-2 124M
+
+Options that `flatstep train` has mean the same here; nothing is allocated."""
 INFO_EXAMPLES = """examples:
   flatstep info
   flatstep info --json"""
 EXAMPLES = """examples:
   flatstep train                  train a small model on Python's own library
   flatstep sample runs/001        text from that run
+  flatstep plan --batch-size 32   the memory that training would take
   flatstep info                   what this build can do
   cmake -Dflatstep_ROOT="$(flatstep --cmake-root)" ..
 
@@ -79,6 +87,7 @@ def make_parser():
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     _add_train(commands)
     _add_sample(commands)
+    _add_plan(commands)
     _add_info(commands)
     return parser
 
@@ -101,17 +110,26 @@ def _add_train(commands):
     parser.add_argument("--out", metavar="RUN", help="folder of the new run [the next runs/NNN]")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run")
     for item in fields(TrainConfig):
-        default = "" if item.name in DERIVED else f" [{item.default}]"
-        parser.add_argument(
-            option_name(item.name),
-            type=item.type,
-            choices=item.metadata.get("choices"),
-            metavar=None if "choices" in item.metadata else item.type.__name__.upper(),
-            # Only what was typed arrives, so that --resume can tell it from a default.
-            default=argparse.SUPPRESS,
-            help=item.metadata["help"] + default,
-        )
+        _add_option(parser, item)
     parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+
+
+def _add_option(parser, item):
+    """One field of TrainConfig."""
+    default = "" if item.name in DERIVED else f" [{item.default}]"
+    # Only what was typed arrives, so that --resume can tell it from a default.
+    common = {"default": argparse.SUPPRESS, "help": item.metadata["help"] + default}
+    if item.type is bool:
+        common["help"] = item.metadata["help"]
+        parser.add_argument(option_name(item.name), action=argparse.BooleanOptionalAction, **common)
+        return
+    parser.add_argument(
+        option_name(item.name),
+        type=item.type,
+        choices=item.metadata.get("choices"),
+        metavar=None if "choices" in item.metadata else item.type.__name__.upper(),
+        **common,
+    )
 
 
 def _add_sample(commands):
@@ -128,6 +146,16 @@ def _add_sample(commands):
         "--top-p", type=float, metavar="P", help="only the likeliest, up to probability P [all]"
     )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text [0]")
+
+
+def _add_plan(commands):
+    summary = "Show the memory that a training run would take, by part."
+    parser = _add_command(commands, "plan", _plan, summary, PLAN_EXAMPLES)
+    parser.add_argument("--vocab-size", type=int, default=256, metavar="INT", help="tokens [256]")
+    for item in fields(TrainConfig):
+        if item.name in plan_command.OPTIONS:
+            _add_option(parser, item)
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 
 def _add_info(commands):
@@ -179,6 +207,13 @@ def _check_sampling(arguments):
     for name, value, least, most in limits:
         if not least <= value <= most:
             raise InputError(f"{name} must be from {least} to {most:g}, got {value}")
+
+
+def _plan(arguments):
+    names = {item.name for item in fields(TrainConfig)}
+    config = make_config({k: v for k, v in vars(arguments).items() if k in names})
+    plan_command.run(config, arguments.vocab_size, arguments.json)
+    return 0
 
 
 def _info(arguments):
@@ -233,7 +268,7 @@ def main(arguments=None):
 
 def _describe(error):
     if isinstance(error, MemoryError):
-        return "out of memory: a smaller model or --batch-size is needed"
+        return "out of memory: a smaller model or --batch-size, or --recompute, is needed"
     known = (InputError, OSError, RuntimeError, ValueError)
     text = str(error) if isinstance(error, known) else f"{type(error).__name__}: {error}"
     return text if str(error) else type(error).__name__

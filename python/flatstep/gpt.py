@@ -1,37 +1,14 @@
 """GPT-2 (Radford et al. 2019) over one flat parameter buffer and one flat gradient buffer."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict
 
 import numpy as np
 
 from . import _checks, _core
 from ._generation import Sampler
+from .gpt_config import GPTConfig
 from .layout import Layout
-
-
-@dataclass(frozen=True)
-class GPTConfig:
-    """The shape of a GPT.
-
-    Attributes:
-        vocab_size: number of token ids.
-        block_size: the longest sequence.
-        n_layer, n_head, n_embd: blocks, attention heads, width (a multiple of ``n_head``).
-        dropout: probability on embeddings, attention weights, attention output and feed-forward
-            output, in training.
-    """
-
-    vocab_size: int = 256
-    block_size: int = 256
-    n_layer: int = 6
-    n_head: int = 6
-    n_embd: int = 384
-    dropout: float = 0.0
-
-    def __post_init__(self):
-        for field in fields(self):
-            check = _checks.number if field.name == "dropout" else _checks.integer
-            object.__setattr__(self, field.name, check(getattr(self, field.name), field.name))
+from .plan import plan
 
 
 class GPT:
@@ -41,11 +18,15 @@ class GPT:
         config: a :class:`GPTConfig`.
         seed: of the initial parameters and of the dropout masks, in ``[0, 2**64)``.
         device: ``"cpu"``.
+        recompute: keep only each layer's input in a training pass, and compute the rest of its
+            forward pass again in the backward pass: the same bits with about a sixteenth of the
+            activations, in up to a fifth more time.
 
     Attributes:
         params, grads: flat float32 NumPy arrays of ``num_params`` elements.
         grad_partials: :class:`flatstep.GradPartials` of ``grads``, or None; see
             :meth:`forward_backward`. Set it to None when you change ``grads`` yourself.
+        recompute: as given; assign to it to change the passes from then on.
         layout: names, shapes and offsets; the names and the orientation of the weights are those of
             Hugging Face GPT-2. 1-D tensors (biases, norms) have weight decay 0.
 
@@ -59,7 +40,7 @@ class GPT:
         ValueError, TypeError: the configuration or an argument is wrong; the message names it.
     """
 
-    def __init__(self, config, seed=0, device="cpu"):
+    def __init__(self, config, seed=0, device="cpu", recompute=False):
         if not isinstance(config, GPTConfig):
             raise TypeError(f"config: got {type(config).__name__}, expected a GPTConfig")
         if device != "cpu":
@@ -68,6 +49,7 @@ class GPT:
             )
         self.config = config
         self.seed = _checks.unsigned64(seed, "seed")
+        self.recompute = bool(recompute)
         self._core = _core.Gpt(**asdict(config))
         self.layout = Layout._from_core(self._core.layout)
         self.params = np.empty(self.layout.size, np.float32)
@@ -138,6 +120,19 @@ class GPT:
         """Number of parameters."""
         return self.layout.size
 
+    def plan(self, batch, length, *, optimizer="adamw", optimizer_state="full", momentum=True):
+        """The bytes that training this model takes with batches ``[batch, length]``: a
+        :class:`flatstep.Plan`. Arguments as in :func:`flatstep.plan`."""
+        return plan(
+            self.config,
+            batch,
+            length,
+            optimizer=optimizer,
+            optimizer_state=optimizer_state,
+            momentum=momentum,
+            recompute=self.recompute,
+        )
+
     def __getitem__(self, name):
         """A view of the parameter tensor of that name. Raises KeyError."""
         if name not in self._views:
@@ -196,6 +191,7 @@ class GPT:
             accumulate=bool(accumulate),
             loss_divisor=loss_divisor,
             partials=kept,
+            recompute=bool(self.recompute),
         )
         self.grad_partials = kept
         return loss

@@ -10,12 +10,12 @@ import re
 from pathlib import Path
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from . import _checks, _core
 from ._files import read_json, sync, write_json
 from ._pretrained_config import config_json, model_config, wrong
-from ._safetensors import first_nonfinite, read_header
+from ._safetensors import save_file
+from ._stored_tensors import first_nonfinite, read_header
 from .errors import PretrainedError
 from .gpt import GPT, GPTConfig
 

@@ -26,7 +26,7 @@ from .trainer import Trainer
 MOST_SKIPS_IN_A_ROW = 10
 SAMPLE_BYTES = 400
 SAMPLE_OPERATIONS = 10**12
-MAY_DIFFER_ON_RESUME = ("steps", "threads")
+MAY_DIFFER_ON_RESUME = ("steps", "threads", "recompute")
 
 
 @dataclass(frozen=True)

@@ -23,18 +23,25 @@ def make_schedule(config):
     return make(config.lr, config.warmup, config.steps, min_lr=config.min_lr)
 
 
-def make_model(config):
-    """The flatstep.GPT of a TrainConfig, with its first weights. Raises InputError."""
-    shape = flatstep.GPTConfig(
-        vocab_size=256,
+def model_shape(config, vocab_size=256):
+    """The flatstep.GPTConfig of a TrainConfig."""
+    return flatstep.GPTConfig(
+        vocab_size=vocab_size,
         block_size=config.block_size,
         n_layer=config.n_layer,
         n_head=config.n_head,
         n_embd=config.n_embd,
         dropout=config.dropout,
     )
+
+
+def make_model(config):
+    """The flatstep.GPT of a TrainConfig, with its first weights. Raises InputError."""
+    shape = model_shape(config)
     try:
-        return flatstep.GPT(shape, seed=config.seed, device=config.device)
+        return flatstep.GPT(
+            shape, seed=config.seed, device=config.device, recompute=config.recompute
+        )
     except (ValueError, RuntimeError) as error:
         raise InputError(f"no such model on --device {config.device}: {error}") from error
 

@@ -114,6 +114,34 @@ void test_gpt() {
   CHECK(std::fabs(call() - std::log(17.0)) < 0.1);
 }
 
+// Recomputed activations: the same bits from a smaller workspace, which is as large as it says.
+void test_recompute() {
+  const Gpt gpt({17, 8, 3, 2, 8, 0.2});
+  std::vector<float> params(gpt.layout().size()), grads[2];
+  gpt.initialize(params.data(), 1);
+  const std::vector<std::int64_t> ids = {1, 2, 3, 4, 5};
+  double losses[2];
+  for (const bool recompute : {false, true}) {
+    const GptMemory memory = gpt.memory(1, 5, recompute);
+    CHECK(memory.workspace == memory.tokens + memory.activations + memory.buffers);
+    CHECK(memory.workspace == gpt.training_workspace_bytes(1, 5, recompute));
+    CHECK(memory.params == params.size() * sizeof(float) && memory.grads == memory.params);
+    grads[recompute].resize(params.size());
+    std::vector<std::max_align_t> workspace(memory.workspace / sizeof(std::max_align_t) + 8);
+    TrainOptions options;
+    options.recompute = recompute;
+    const auto call = [&](std::size_t bytes) {
+      return gpt.forward_backward(params.data(), grads[recompute].data(),
+                                  {ids.data(), DType::i64, 1, 5}, {ids.data(), DType::i64, 1, 5},
+                                  options, workspace.data(), bytes);
+    };
+    CHECK_THROWS(call(memory.workspace - 1), InvalidArgument, "workspace");
+    losses[recompute] = call(memory.workspace);
+  }
+  CHECK(losses[0] == losses[1] && grads[0] == grads[1]);
+  CHECK(gpt.memory(1, 5, true).activations < gpt.memory(1, 5, false).activations / 2);
+}
+
 }  // namespace
 
 int main() {
@@ -123,5 +151,6 @@ int main() {
   test_schedules();
   test_errors_share_a_base();
   test_gpt();
+  test_recompute();
   return report();
 }

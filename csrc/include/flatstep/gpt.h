@@ -30,6 +30,20 @@ struct TokenBatch {
   std::int64_t length = 0;
 };
 
+// Seconds of forward_backward by part; a pass adds to them. What is left of `pass` is the copy of
+// the tokens and the like.
+struct GptProfile {
+  double pass = 0.0;        // all of the call
+  double gemm = 0.0;        // the matrix products of the layers
+  double attention = 0.0;   // scores, softmax and weighted sum, both ways
+  double head = 0.0;        // the products with the token table, and the loss
+  double layer_norm = 0.0;  // both ways
+  double gelu = 0.0;        // both ways
+  double residual = 0.0;    // dropout outside the attention, and the sums with the residual stream
+  double embedding = 0.0;   // both ways
+  double sums = 0.0;        // the biases' gradients, and the sums of squares for the norm
+};
+
 struct TrainOptions {
   double label_smoothing = 0.0;
   std::uint64_t seed = 0;     // of the dropout masks
@@ -40,6 +54,21 @@ struct TrainOptions {
   // Takes the sums of squares of the gradients as they stand after this pass, for
   // Optimizer::step with the model's layout; or null.
   GradPartials* partials = nullptr;
+  // Keeps only each layer's input and computes the rest of its forward pass again in the backward
+  // pass, with the same bits: about a sixteenth of the activations, up to a fifth more time.
+  bool recompute = false;
+  // Takes the time of each part of the pass; or null, and no clock is looked at.
+  GptProfile* profile = nullptr;
+};
+
+// Bytes that a training pass works with. The caller owns all of it.
+struct GptMemory {
+  std::size_t params = 0;
+  std::size_t grads = 0;
+  std::size_t workspace = 0;    // the sum of what follows
+  std::size_t tokens = 0;       // checked copies of the ids
+  std::size_t activations = 0;  // what the forward pass leaves for the backward pass
+  std::size_t buffers = 0;      // logits, gradients of activations, scratch
 };
 
 // A token is drawn from softmax(logits / temperature) over the top_k most likely tokens, of these
@@ -74,8 +103,12 @@ class FLATSTEP_API Gpt {
   void initialize(float* params, std::uint64_t seed) const;
 
   // Bytes of workspace (64-byte aligned, owned by the caller) for such a batch.
-  std::size_t training_workspace_bytes(std::int64_t batch, std::int64_t length) const;
+  std::size_t training_workspace_bytes(std::int64_t batch, std::int64_t length,
+                                       bool recompute = false) const;
   std::size_t inference_workspace_bytes(std::int64_t batch, std::int64_t length) const;
+
+  // What training takes with such a batch, without the optimizer's state.
+  GptMemory memory(std::int64_t batch, std::int64_t length, bool recompute = false) const;
 
   // Mean cross-entropy with dropout, and its gradient. params, grads: layout().size() floats.
   // Throws OutOfRange for a token or target outside the vocabulary before anything is written.

@@ -1,0 +1,69 @@
+"""`flatstep plan`: the memory of a training run, as a table or as JSON."""
+
+import json
+
+import flatstep
+
+from ._memory import available_memory
+from .errors import InputError
+
+# Options of `flatstep train` on which memory depends.
+OPTIONS = (
+    "device", "threads", "n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum",
+    "recompute", "dropout", "optimizer", "optimizer_state", "beta1",
+)  # fmt: skip
+_WORDS = {
+    "params": "parameters",
+    "grads": "gradients",
+    "optimizer_bytes": "optimizer's state",
+    "norm": "sums for the norm",
+    "batch_bytes": "a batch of tokens and targets",
+    "tokens": "checked copies of them",
+    "activations": "activations",
+    "buffers": "logits and scratch",
+}
+
+
+def run(config, vocab_size, as_json):
+    """Prints the plan of a TrainConfig. Raises InputError."""
+    from .trainer import model_shape  # and with it the code for data, which other commands spare
+
+    if not 1 <= vocab_size < 2**31:
+        raise InputError(f"--vocab-size must be from 1 to {2**31 - 1}, got {vocab_size}")
+    if config.device != "cpu":
+        raise InputError(f"--device {config.device}: only cpu can be planned")
+    if config.threads:
+        flatstep.set_num_threads(config.threads)
+    plan = flatstep.plan(
+        model_shape(config, vocab_size),
+        config.batch_size,
+        optimizer=config.optimizer,
+        optimizer_state=config.optimizer_state,
+        momentum=config.beta1 > 0,
+        recompute=config.recompute,
+    )
+    available = available_memory()
+    largest = None if available is None else plan.largest_batch(available)
+    if as_json:
+        result = {"bytes": plan.parts, "total": plan.total, "available": available}
+        print(json.dumps(result | {"largest_batch": largest}, indent=2))
+    else:
+        print("\n".join(_lines(plan, available, largest)))
+
+
+def _lines(plan, available, largest):
+    shape = plan.config
+    options = [plan.optimizer, f"{plan.optimizer_state} state"]
+    options += ["recomputing"] if plan.recompute else []
+    lines = [
+        f"model      {shape.n_layer} layers, {shape.n_head} heads, {shape.n_embd} wide, context "
+        f"{shape.block_size}, vocabulary {shape.vocab_size}: {plan.params // 4:,} parameters",
+        f"batch      {plan.batch} x {plan.length} tokens, {', '.join(options)}",
+    ]
+    rows = [(_WORDS[name], size) for name, size in plan.parts.items()]
+    lines += [f"{size:>18,} bytes  {words}" for words, size in rows]
+    lines.append(f"{plan.total:>18,} bytes  in all, {plan.total / 1e9:.2f} GB; Python on top")
+    if available is None:
+        return lines
+    fits = f"a batch of up to {largest:,} fits" if largest else "no batch fits"
+    return [*lines, f"{available:>18,} bytes  to be had: {fits}"]
