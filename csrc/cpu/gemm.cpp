@@ -253,24 +253,4 @@ void gemm(const Gemm& call, float* workspace, const GemmFinish& finish) {
 
 std::int64_t gemm_region_rows(std::int64_t m, std::int64_t n) { return TileShape(m, n).rows; }
 
-std::size_t gemm_serial_workspace_floats(std::int64_t m, std::int64_t n, std::int64_t k) {
-  const KernelTable& table = kernels();
-  return static_cast<std::size_t>((round_up(m, table.gemm_rows) + round_up(n, table.gemm_columns)) *
-                                  std::min(k, table.gemm_depth));
-}
-
-void gemm_serial(const Gemm& call, float* workspace) {
-  const KernelTable& table = kernels();
-  const bool pack_a = needs_packing_a(call), pack_b = needs_packing_b(call);
-  for (std::int64_t begin = 0; begin < call.k; begin += table.gemm_depth) {
-    const Range depth{begin, std::min(table.gemm_depth, call.k - begin)};
-    float* packed_a = pack_a ? workspace : nullptr;
-    float* packed_b = pack_b ? workspace + round_up(call.m, table.gemm_rows) * depth.size : nullptr;
-    if (pack_a) table.gemm_pack_a(call, 0, call.m, begin, depth.size, packed_a);
-    if (pack_b) table.gemm_pack_b(call, 0, call.n, begin, depth.size, packed_b);
-    table.gemm_tile(call, {0, call.m, 0, call.n, depth.size, operand_a(call, packed_a, 0, depth),
-                           operand_b(call, packed_b, 0, depth), begin == 0});
-  }
-}
-
 }  // namespace flatstep::cpu

@@ -41,10 +41,4 @@ void gemm_then(const Gemm& call, float* workspace, Finish&& finish) {
 // Rows of a region, all but the last ones: what a sum over the rows of C may be cut into.
 FLATSTEP_API std::int64_t gemm_region_rows(std::int64_t m, std::int64_t n);
 
-// The same on the calling thread alone, for use inside a task. `workspace` holds
-// gemm_serial_workspace_floats(m, n, k).
-FLATSTEP_API void gemm_serial(const Gemm& call, float* workspace);
-FLATSTEP_API std::size_t gemm_serial_workspace_floats(std::int64_t m, std::int64_t n,
-                                                      std::int64_t k);
-
 }  // namespace flatstep::cpu

@@ -56,11 +56,11 @@ Workspace::Workspace(const GptConfig& config, SequenceShape shape, Pass pass, vo
   // Without gradients the last layer may write over its input: nobody needs it any more.
   output = training ? arena.take<float>(rows * c) : layers.front().input;
   ln_f = take_norm(arena, rows, c);
-  projected = arena.take<float>(rows * c);
   loss_workspace_bytes = head_bytes(config, rows);
   loss_workspace = arena.take<char>(static_cast<std::int64_t>(loss_workspace_bytes));
   grad_stream = training ? arena.take<float>(rows * c) : nullptr;
-  grad_branch = training ? arena.take<float>(rows * c) : nullptr;
+  grad_branch = training && config.dropout > 0 ? arena.take<float>(rows * c) : nullptr;
+  grad_out = training ? arena.take<float>(rows * c) : nullptr;
   grad_wide = training ? arena.take<float>(rows * 4 * c) : nullptr;
   scratch = arena.take<float>(cpu::gpt_ops().scratch_floats(shape, c, config.n_head, 4 * c));
   bytes = arena.used();
