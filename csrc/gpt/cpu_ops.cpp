@@ -3,7 +3,7 @@
 #include <cmath>
 #include <cstring>
 
-#include "cpu/dropout.h"
+#include "core/dropout_task.h"
 #include "cpu/gemm.h"
 #include "cpu/isa.h"
 #include "cpu/isa_list.h"
@@ -21,8 +21,8 @@ FLATSTEP_ISA_LIST(FLATSTEP_DECLARE)
 
 namespace {
 
-constexpr std::int64_t kStretch = 16384;      // elements of an element-wise task
 constexpr std::int64_t kRowsPerPartial = 64;  // rows whose parameter gradients are summed in f32
+constexpr std::int64_t kOneTask = 1 << 15;    // additions that are quicker than another thread
 constexpr std::int64_t kEmbedColumns = 32;    // columns of the token table that one task owns
 
 }  // namespace
@@ -49,16 +49,33 @@ std::int64_t partial_count(std::int64_t rows) {
 // out[j] = sum over the partials in order, in f64; partial c is at partials + c * stride.
 void reduce_partials(const float* partials, std::int64_t count, std::int64_t stride,
                      std::int64_t columns, float* out, bool accumulate) {
-  parallel_ranges(columns, 256, [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t j = begin; j < end; ++j) {
-      double sum = accumulate ? out[j] : 0.0;
-      for (std::int64_t c = 0; c < count; ++c) sum += partials[c * stride + j];
-      out[j] = static_cast<float>(sum);
-    }
+  const std::int64_t stretch = count * columns <= kOneTask ? columns : 256;
+  parallel_ranges(columns, stretch, [&](std::int64_t begin, std::int64_t end) {
+    gpt_kernels().sum_partials(partials + begin, count, stride, end - begin, out + begin,
+                               accumulate);
   });
 }
 
 DropoutTask task_of(const DropoutSite& site) { return dropout_task(site.p, site.key); }
+
+ElementDropout elements_of(const DropoutSite& site) { return {site.p > 0, task_of(site)}; }
+
+// visit(offset in C) for each row of a region of a contiguous C. Rows of the region lie far apart
+// in `other`, a matrix like C that is not in the cache: they are asked for a few rows ahead.
+template <class Visit>
+void for_each_row(const GemmRegion& region, std::int64_t columns, const float* other, Visit visit) {
+  constexpr std::int64_t kAhead = 4, kLine = 16;
+  const std::int64_t end = region.row + region.rows;
+  const auto fetch = [&](std::int64_t row) {
+    const float* from = other + row * columns + region.column;
+    for (std::int64_t j = 0; j < region.columns; j += kLine) __builtin_prefetch(from + j);
+  };
+  for (std::int64_t r = region.row; r < std::min(end, region.row + kAhead); ++r) fetch(r);
+  for (std::int64_t r = region.row; r < end; ++r) {
+    if (r + kAhead < end) fetch(r + kAhead);
+    visit(r * columns + region.column);
+  }
+}
 
 class CpuGptOps final : public GptOps {
  public:
@@ -68,19 +85,62 @@ class CpuGptOps final : public GptOps {
                               std::int64_t widest) const override {
     const std::int64_t gemm = static_cast<std::int64_t>(gemm_workspace_floats());
     const std::int64_t attention = worker_count() * attention_floats(shape.length, width / heads);
-    const std::int64_t partials = partial_count(shape.rows()) * std::max(2 * width, widest);
-    return std::max({gemm, attention, partials});
+    const std::int64_t partials = partial_count(shape.rows()) * std::max(3 * width, widest);
+    // A product with sums of its columns has them behind its panels.
+    const std::int64_t rows = gemm_region_rows(shape.rows(), widest);
+    const std::int64_t behind = (shape.rows() + rows - 1) / rows * widest;
+    return std::max({gemm + behind, attention, partials});
   }
 
   void gemm(const Gemm& call, float* scratch) const override { cpu::gemm(call, scratch); }
 
+  void gemm_gelu(const Gemm& call, float* activated, float* scratch) const override {
+    const auto* hidden = static_cast<const float*>(call.c);
+    gemm_then(call, scratch, [&](const GemmRegion& region) {
+      for_each_row(region, call.n, activated, [&](std::int64_t at) {
+        gpt_kernels().gelu(hidden + at, activated + at, region.columns);
+      });
+    });
+  }
+
+  void gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
+                     float* scratch) const override {
+    auto* out = static_cast<float*>(call.c);
+    const ElementDropout dropout = elements_of(site);
+    gemm_then(call, scratch, [&](const GemmRegion& region) {
+      for_each_row(region, call.n, residual, [&](std::int64_t at) {
+        gpt_kernels().add_dropout(dropout, out + at, residual + at, at, region.columns, out + at);
+      });
+    });
+  }
+
+  void gemm_gelu_backward(const Gemm& call, const float* hidden, float* column_sums,
+                          bool accumulate, float* scratch) const override {
+    auto* grad = static_cast<float*>(call.c);
+    const std::int64_t stretch = gemm_region_rows(call.m, call.n);
+    float* partials = scratch + gemm_workspace_floats();
+    gemm_then(call, scratch, [&](const GemmRegion& region) {
+      for_each_row(region, call.n, hidden, [&](std::int64_t at) {
+        gpt_kernels().gelu_backward(hidden + at, grad + at, region.columns);
+      });
+      kernels().column_sum(grad + region.row * call.n + region.column, call.n, region.rows,
+                           region.columns, partials + region.row / stretch * call.n + region.column,
+                           false);
+    });
+    reduce_partials(partials, (call.m + stretch - 1) / stretch, call.n, call.n, column_sums,
+                    accumulate);
+  }
+
   void embed(const float* token_table, const float* position_table, const std::int64_t* tokens,
-             SequenceShape shape, std::int64_t width, float* out) const override {
+             SequenceShape shape, std::int64_t width, const DropoutSite& site,
+             float* out) const override {
+    const ElementDropout dropout = elements_of(site);
     parallel_ranges(shape.rows(), 32, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
-        const float* token = token_table + tokens[r] * width;
-        const float* position = position_table + r % shape.length * width;
-        for (std::int64_t j = 0; j < width; ++j) out[r * width + j] = token[j] + position[j];
+        float* to = out + r * width;
+        std::copy_n(token_table + tokens[r] * width, width, to);
+        gpt_kernels().add(position_table + r % shape.length * width, width, to);
+        if (dropout.drop) gpt_kernels().add_dropout(dropout, to, nullptr, r * width, width, to);
       }
     });
   }
@@ -92,16 +152,15 @@ class CpuGptOps final : public GptOps {
     // summed in the order of the tokens.
     parallel_ranges(width, kEmbedColumns, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = 0; r < shape.rows(); ++r) {
-        float* to = grad_token_table + tokens[r] * width;
-        for (std::int64_t j = begin; j < end; ++j) to[j] += grad[r * width + j];
+        gpt_kernels().add(grad + r * width + begin, end - begin,
+                          grad_token_table + tokens[r] * width + begin);
       }
     });
     parallel_for(shape.length, [&](std::int64_t t, int) {
       float* to = grad_position_table + t * width;
       if (!accumulate) std::fill(to, to + width, 0.0f);
       for (std::int64_t b = 0; b < shape.batch; ++b) {
-        const float* from = grad + (b * shape.length + t) * width;
-        for (std::int64_t j = 0; j < width; ++j) to[j] += from[j];
+        gpt_kernels().add(grad + (b * shape.length + t) * width, width, to);
       }
     });
   }
@@ -117,27 +176,27 @@ class CpuGptOps final : public GptOps {
   void layer_norm_backward(const float* grad_out, const float* x, const float* weight,
                            const LayerNormResult& forward, std::int64_t rows, std::int64_t width,
                            bool add_to_x, float* grad_x, float* grad_weight, float* grad_bias,
-                           bool accumulate, float* scratch) const override {
+                           const BranchGradient& branch, bool accumulate,
+                           float* scratch) const override {
+    const LayerNormBackward task{grad_out,
+                                 x,
+                                 weight,
+                                 forward.mean,
+                                 forward.rstd,
+                                 width,
+                                 add_to_x,
+                                 grad_x,
+                                 elements_of(branch.site),
+                                 branch.out};
     parallel_ranges(rows, kRowsPerPartial, [&](std::int64_t begin, std::int64_t end) {
-      gpt_kernels().layer_norm_backward(grad_out, x, weight, forward.mean, forward.rstd, width,
-                                        begin, end, add_to_x, grad_x,
-                                        scratch + begin / kRowsPerPartial * 2 * width);
+      gpt_kernels().layer_norm_backward(task, begin, end,
+                                        scratch + begin / kRowsPerPartial * 3 * width);
     });
-    const std::int64_t count = partial_count(rows);
-    reduce_partials(scratch, count, 2 * width, width, grad_weight, accumulate);
-    reduce_partials(scratch + width, count, 2 * width, width, grad_bias, accumulate);
-  }
-
-  void gelu(const float* x, float* out, std::int64_t size) const override {
-    parallel_ranges(size, kStretch, [&](std::int64_t begin, std::int64_t end) {
-      gpt_kernels().gelu(x + begin, out + begin, end - begin);
-    });
-  }
-
-  void gelu_backward(const float* x, float* grad, std::int64_t size) const override {
-    parallel_ranges(size, kStretch, [&](std::int64_t begin, std::int64_t end) {
-      gpt_kernels().gelu_backward(x + begin, grad + begin, end - begin);
-    });
+    float* sums[] = {grad_weight, grad_bias, branch.bias};
+    for (int i = 0; i < 3 && sums[i] != nullptr; ++i) {
+      reduce_partials(scratch + i * width, partial_count(rows), 3 * width, width, sums[i],
+                      accumulate);
+    }
   }
 
   void attention(const float* qkv, SequenceShape shape, std::int64_t heads, std::int64_t width,
@@ -165,28 +224,6 @@ class CpuGptOps final : public GptOps {
     });
   }
 
-  void add_dropout(const float* x, const float* residual, std::int64_t size,
-                   const DropoutSite& site, float* out) const override {
-    if (site.p == 0) {
-      parallel_ranges(size, kStretch, [&](std::int64_t begin, std::int64_t end) {
-        if (residual == nullptr) {
-          if (out != x)
-            std::memcpy(out + begin, x + begin,
-                        static_cast<std::size_t>(end - begin) * sizeof(float));
-        } else {
-          for (std::int64_t i = begin; i < end; ++i) out[i] = residual[i] + x[i];
-        }
-      });
-    } else if (residual == nullptr) {
-      for_each_multiplier(task_of(site), 0, size,
-                          [=](std::int64_t i, float multiplier) { out[i] = x[i] * multiplier; });
-    } else {
-      for_each_multiplier(task_of(site), 0, size, [=](std::int64_t i, float multiplier) {
-        out[i] = residual[i] + x[i] * multiplier;
-      });
-    }
-  }
-
   void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
                   bool accumulate, float* scratch) const override {
     parallel_ranges(rows, kRowsPerPartial, [&](std::int64_t begin, std::int64_t end) {
@@ -196,11 +233,17 @@ class CpuGptOps final : public GptOps {
     reduce_partials(scratch, partial_count(rows), columns, columns, out, accumulate);
   }
 
-  void sum_squares(const float* x, std::int64_t size, double* sums) const override {
+  void sum_squares(const std::vector<SquareSums>& arrays) const override {
     constexpr std::int64_t kChunk = GradPartials::kChunk;
-    parallel_for((size + kChunk - 1) / kChunk, [=](std::int64_t chunk, int) {
+    const auto chunks = [](const SquareSums& array) { return (array.size + kChunk - 1) / kChunk; };
+    std::int64_t all = 0;
+    for (const SquareSums& array : arrays) all += chunks(array);
+    parallel_for(all, [&](std::int64_t chunk, int) {
+      const SquareSums* array = arrays.data();
+      for (; chunk >= chunks(*array); ++array) chunk -= chunks(*array);
       const std::int64_t begin = chunk * kChunk;
-      sums[chunk] = kernels().sum_of_squares_f32(x + begin, std::min(kChunk, size - begin));
+      array->sums[chunk] =
+          kernels().sum_of_squares_f32(array->x + begin, std::min(kChunk, array->size - begin));
     });
   }
 

@@ -1,6 +1,7 @@
 #include "gpt/decoder.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "core/arena.h"
 #include "gpt/tensors.h"
@@ -97,13 +98,17 @@ Decoder::Rows Decoder::attention(std::int64_t layer, SequenceShape shape, std::i
   return {shape.batch, true};
 }
 
+Gemm Decoder::product(Rows rows, const float* x, std::int64_t from, const float* weight,
+                      const float* bias, std::int64_t to, float* out) {
+  return {false, false, rows.count, to, from, x, from, weight, to, out, to, false, bias};
+}
+
 void Decoder::linear(Rows rows, const float* x, std::int64_t from, const float* weight,
                      const float* bias, std::int64_t to, float* out) const {
   if (rows.single) {
     decode_.linear(x, rows.count, from, weight, bias, to, nullptr, out, space_.scratch);
   } else {
-    ops_.gemm({false, false, rows.count, to, from, x, from, weight, to, out, to, false, bias},
-              space_.scratch);
+    ops_.gemm(product(rows, x, from, weight, bias, to, out), space_.scratch);
   }
 }
 
@@ -114,8 +119,9 @@ void Decoder::add_linear(Rows rows, const float* x, std::int64_t from, const flo
     decode_.linear(x, rows.count, from, weight, bias, c, space_.stream, space_.stream,
                    space_.scratch);
   } else {
-    linear(rows, x, from, weight, bias, c, space_.projected);
-    ops_.add_dropout(space_.projected, space_.stream, rows.count * c, {}, space_.stream);
+    ops_.gemm_residual(product(rows, x, from, weight, bias, c, space_.projected), space_.stream, {},
+                       space_.scratch);
+    std::swap(space_.stream, space_.projected);
   }
 }
 
@@ -126,8 +132,9 @@ void Decoder::feed_forward(Rows rows, const LayerTensors<const float>& p) const 
     decode_.linear_gelu(space_.norm.out, rows.count, c, p.c_fc_weight, p.c_fc_bias, 4 * c,
                         space_.hidden, space_.activated, space_.scratch);
   } else {
-    linear(rows, space_.norm.out, c, p.c_fc_weight, p.c_fc_bias, 4 * c, space_.hidden);
-    ops_.gelu(space_.hidden, space_.activated, rows.count * 4 * c);
+    ops_.gemm_gelu(
+        product(rows, space_.norm.out, c, p.c_fc_weight, p.c_fc_bias, 4 * c, space_.hidden),
+        space_.activated, space_.scratch);
   }
   add_linear(rows, space_.activated, 4 * c, p.mlp_proj_weight, p.mlp_proj_bias);
 }
@@ -135,7 +142,7 @@ void Decoder::feed_forward(Rows rows, const LayerTensors<const float>& p) const 
 void Decoder::pass(SequenceShape shape, std::int64_t sequence, std::int64_t first) const {
   const std::int64_t c = config_.n_embd;
   const SharedTensors<const float> shared(layout_, params_);
-  ops_.embed(shared.token_table, shared.position_table + first * c, space_.tokens, shape, c,
+  ops_.embed(shared.token_table, shared.position_table + first * c, space_.tokens, shape, c, {},
              space_.stream);
   Rows rows{shape.rows(), shape.length == 1};
   for (std::int64_t i = 0; i < config_.n_layer; ++i) {

@@ -23,7 +23,7 @@ struct DecoderSpace {
   double* weights;      // [batch, V]
 
   std::int64_t* tokens;  // [rows]
-  float* stream;         // [rows, C] the residual stream
+  float* stream;         // [rows, C] the residual stream; its place and `projected` take turns
   LayerNormResult norm;
   float* qkv;        // [rows, 3C]
   float* attention;  // [rows, C]
@@ -67,6 +67,8 @@ class Decoder {
   Rows attention(std::int64_t layer, SequenceShape shape, std::int64_t sequence,
                  std::int64_t first) const;
   void feed_forward(Rows rows, const LayerTensors<const float>& p) const;
+  static Gemm product(Rows rows, const float* x, std::int64_t from, const float* weight,
+                      const float* bias, std::int64_t to, float* out);
   void linear(Rows rows, const float* x, std::int64_t from, const float* weight, const float* bias,
               std::int64_t to, float* out) const;
   // space.stream += x weight + bias

@@ -37,10 +37,24 @@ struct Pipeline {
   DropoutSite site(std::uint32_t number) const { return {dropout, {seed, step, number}}; }
 
   // out[rows, to] = x[rows, from] weight[from, to] + bias
-  void linear(const float* x, const float* weight, const float* bias, std::int64_t from,
+  Gemm linear(const float* x, const float* weight, const float* bias, std::int64_t from,
               std::int64_t to, float* out) const {
-    ops.gemm({false, false, rows(), to, from, x, from, weight, to, out, to, false, bias},
+    return {false, false, rows(), to, from, x, from, weight, to, out, to, false, bias};
+  }
+
+  // grad_x[rows, from] = grad_out[rows, to] weight^T
+  Gemm input_gradient(const float* grad_out, const float* weight, std::int64_t from,
+                      std::int64_t to, float* grad_x) const {
+    return {false, true, rows(), from, to, grad_out, to, weight, to, grad_x, from, false, nullptr};
+  }
+
+  // grad_weight[from, to] = x^T grad_out
+  void weight_gradient(const float* x, const float* grad_out, std::int64_t from, std::int64_t to,
+                       float* grad_weight, bool accumulate) const {
+    ops.gemm({true, false, from, to, rows(), x, from, grad_out, to, grad_weight, to, accumulate,
+              nullptr},
              space.scratch);
+    if (!small_layer()) finished({grad_weight});
   }
 
   // Takes the sums of squares of gradients that nothing more is added to, while they are in the
@@ -48,28 +62,20 @@ struct Pipeline {
   void finished(std::initializer_list<const float*> tensors) const {
     if (partials == nullptr) return;
     const auto& entries = layout.entries();
+    std::vector<SquareSums> arrays;
     for (const float* tensor : tensors) {
       const auto entry = std::lower_bound(
           entries.begin(), entries.end(), tensor - grads,
           [](const LayoutEntry& e, std::int64_t offset) { return e.offset < offset; });
       const auto index = static_cast<std::size_t>(entry - entries.begin());
-      ops.sum_squares(tensor, entry->size, &partials->sums[partials->first_index(index)]);
+      arrays.push_back({tensor, entry->size, &partials->sums[partials->first_index(index)]});
     }
+    ops.sum_squares(arrays);
   }
 
-  // grad_weight, grad_bias from grad_out and x; grad_x = grad_out weight^T
-  void linear_backward(const float* x, const float* weight, const float* grad_out,
-                       std::int64_t from, std::int64_t to, float* grad_x, float* grad_weight,
-                       float* grad_bias, bool accumulate) const {
-    ops.gemm({true, false, from, to, rows(), x, from, grad_out, to, grad_weight, to, accumulate,
-              nullptr},
-             space.scratch);
-    ops.column_sum(grad_out, rows(), to, grad_bias, accumulate, space.scratch);
-    finished({grad_weight, grad_bias});
-    ops.gemm(
-        {false, true, rows(), from, to, grad_out, to, weight, to, grad_x, from, false, nullptr},
-        space.scratch);
-  }
+  // The gradients of a small layer are still in the cache at its end, and one visit of all is
+  // quicker.
+  bool small_layer() const { return 12 * width() * width() <= 1 << 18; }
 
   float* after(std::int64_t layer) const {
     return layer + 1 < config.n_layer ? space.layers[layer + 1].input : space.output;
@@ -81,15 +87,14 @@ struct Pipeline {
     const LayerTensors<const float> p(layout, params, index);
     const std::int64_t c = width();
     ops.layer_norm(a.input, p.ln_1_weight, p.ln_1_bias, rows(), c, a.ln_1);
-    linear(a.ln_1.out, p.c_attn_weight, p.c_attn_bias, c, 3 * c, a.qkv);
+    ops.gemm(linear(a.ln_1.out, p.c_attn_weight, p.c_attn_bias, c, 3 * c, a.qkv), space.scratch);
     ops.attention(a.qkv, shape, config.n_head, c, site(Gpt::attention_site(index)), a.attention,
                   a.log_sum, space.scratch);
-    linear(a.attention, p.attn_proj_weight, p.attn_proj_bias, c, c, space.projected);
-    ops.add_dropout(space.projected, a.input, rows() * c, site(Gpt::residual_site(index)),
-                    a.middle);
+    ops.gemm_residual(linear(a.attention, p.attn_proj_weight, p.attn_proj_bias, c, c, a.middle),
+                      a.input, site(Gpt::residual_site(index)), space.scratch);
     ops.layer_norm(a.middle, p.ln_2_weight, p.ln_2_bias, rows(), c, a.ln_2);
-    linear(a.ln_2.out, p.c_fc_weight, p.c_fc_bias, c, 4 * c, a.hidden);
-    ops.gelu(a.hidden, a.activated, rows() * 4 * c);
+    ops.gemm_gelu(linear(a.ln_2.out, p.c_fc_weight, p.c_fc_bias, c, 4 * c, a.hidden), a.activated,
+                  space.scratch);
   }
 
   void forward_layer(std::int64_t index) const {
@@ -97,19 +102,17 @@ struct Pipeline {
     const LayerTensors<const float> p(layout, params, index);
     const std::int64_t c = width();
     forward_to_activated(index);
-    linear(a.activated, p.mlp_proj_weight, p.mlp_proj_bias, 4 * c, c, space.projected);
-    ops.add_dropout(space.projected, a.middle, rows() * c, site(Gpt::feed_forward_site(index)),
-                    after(index));
+    ops.gemm_residual(
+        linear(a.activated, p.mlp_proj_weight, p.mlp_proj_bias, 4 * c, c, after(index)), a.middle,
+        site(Gpt::feed_forward_site(index)), space.scratch);
   }
 
   // Leaves the final hidden states in space.ln_f.out.
   void forward() const {
     const SharedTensors<const float> p(layout, params);
     float* stream = space.layers.front().input;
-    ops.embed(p.token_table, p.position_table, space.tokens, shape, width(), stream);
-    if (dropout > 0) {
-      ops.add_dropout(stream, nullptr, rows() * width(), site(Gpt::embedding_site()), stream);
-    }
+    ops.embed(p.token_table, p.position_table, space.tokens, shape, width(),
+              site(Gpt::embedding_site()), stream);
     for (std::int64_t i = 0; i < config.n_layer; ++i) forward_layer(i);
     ops.layer_norm(space.output, p.ln_f_weight, p.ln_f_bias, rows(), width(), space.ln_f);
   }
@@ -140,60 +143,70 @@ struct Pipeline {
         .loss;
   }
 
-  // space.grad_stream: the gradient of the layer's output on entry, of its input on return.
+  // The gradient of a branch that passed one dropout layer: that of the stream where nothing drops.
+  const float* upstream() const { return dropout > 0 ? space.grad_branch : space.grad_stream; }
+  BranchGradient branch(std::uint32_t number, float* bias) const {
+    return {site(number), dropout > 0 ? space.grad_branch : nullptr, bias};
+  }
+  // Of what was added to the stream that leaves layer index - 1: its feed-forward branch, or the
+  // embeddings.
+  BranchGradient branch_before(std::int64_t index) const {
+    if (index == 0) return branch(Gpt::embedding_site(), nullptr);
+    return branch(Gpt::feed_forward_site(index - 1),
+                  LayerTensors<float>(layout, grads, index - 1).mlp_proj_bias);
+  }
+
+  // space.grad_stream: the gradient of the layer's output on entry, of its input on return; with
+  // it comes that of the branch, see branch_before.
   void backward_layer(std::int64_t index, bool accumulate) const {
     const LayerActivations& a = space.layers[index];
     const LayerTensors<const float> p(layout, params, index);
     const LayerTensors<float> g(layout, grads, index);
     const std::int64_t c = width();
-    float* stream = space.grad_stream;
-    float* branch = space.grad_branch;
     // A product for a weight's gradient is the last to need its input: the gradient goes there.
     float* wide = a.activated;  // [rows, 4C], then [rows, 3C]
 
-    const float* upstream = through_dropout(Gpt::feed_forward_site(index));
-    linear_backward(a.activated, p.mlp_proj_weight, upstream, 4 * c, c, wide, g.mlp_proj_weight,
-                    g.mlp_proj_bias, accumulate);
-    ops.gelu_backward(a.hidden, wide, rows() * 4 * c);
-    linear_backward(a.ln_2.out, p.c_fc_weight, wide, c, 4 * c, branch, g.c_fc_weight, g.c_fc_bias,
-                    accumulate);
-    ops.layer_norm_backward(branch, a.middle, p.ln_2_weight, a.ln_2, rows(), c, true, stream,
-                            g.ln_2_weight, g.ln_2_bias, accumulate, space.scratch);
+    weight_gradient(a.activated, upstream(), 4 * c, c, g.mlp_proj_weight, accumulate);
+    ops.gemm_gelu_backward(input_gradient(upstream(), p.mlp_proj_weight, 4 * c, c, wide), a.hidden,
+                           g.c_fc_bias, accumulate, space.scratch);
+    weight_gradient(a.ln_2.out, wide, c, 4 * c, g.c_fc_weight, accumulate);
+    ops.gemm(input_gradient(wide, p.c_fc_weight, c, 4 * c, space.grad_out), space.scratch);
+    ops.layer_norm_backward(space.grad_out, a.middle, p.ln_2_weight, a.ln_2, rows(), c, true,
+                            space.grad_stream, g.ln_2_weight, g.ln_2_bias,
+                            branch(Gpt::residual_site(index), g.attn_proj_bias), accumulate,
+                            space.scratch);
 
-    upstream = through_dropout(Gpt::residual_site(index));
-    linear_backward(a.attention, p.attn_proj_weight, upstream, c, c, space.projected,
-                    g.attn_proj_weight, g.attn_proj_bias, accumulate);
-    ops.attention_backward(a.qkv, a.attention, a.log_sum, space.projected, shape, config.n_head, c,
+    weight_gradient(a.attention, upstream(), c, c, g.attn_proj_weight, accumulate);
+    ops.gemm(input_gradient(upstream(), p.attn_proj_weight, c, c, space.grad_out), space.scratch);
+    ops.attention_backward(a.qkv, a.attention, a.log_sum, space.grad_out, shape, config.n_head, c,
                            site(Gpt::attention_site(index)), wide, space.scratch);
-    linear_backward(a.ln_1.out, p.c_attn_weight, wide, c, 3 * c, branch, g.c_attn_weight,
-                    g.c_attn_bias, accumulate);
-    ops.layer_norm_backward(branch, a.input, p.ln_1_weight, a.ln_1, rows(), c, true, stream,
-                            g.ln_1_weight, g.ln_1_bias, accumulate, space.scratch);
-    finished({g.ln_2_weight, g.ln_2_bias, g.ln_1_weight, g.ln_1_bias});
-  }
-
-  // The gradient of the stream through one dropout layer: the stream itself where nothing drops.
-  const float* through_dropout(std::uint32_t number) const {
-    if (dropout == 0) return space.grad_stream;
-    ops.add_dropout(space.grad_stream, nullptr, rows() * width(), site(number), space.grad_branch);
-    return space.grad_branch;
+    ops.column_sum(wide, rows(), 3 * c, g.c_attn_bias, accumulate, space.scratch);
+    weight_gradient(a.ln_1.out, wide, c, 3 * c, g.c_attn_weight, accumulate);
+    ops.gemm(input_gradient(wide, p.c_attn_weight, c, 3 * c, space.grad_out), space.scratch);
+    ops.layer_norm_backward(space.grad_out, a.input, p.ln_1_weight, a.ln_1, rows(), c, true,
+                            space.grad_stream, g.ln_1_weight, g.ln_1_bias, branch_before(index),
+                            accumulate, space.scratch);
+    finished({g.mlp_proj_bias, g.c_fc_bias, g.ln_2_weight, g.ln_2_bias, g.attn_proj_bias,
+              g.c_attn_bias, g.ln_1_weight, g.ln_1_bias});
+    if (small_layer()) {
+      finished({g.mlp_proj_weight, g.c_fc_weight, g.attn_proj_weight, g.c_attn_weight});
+    }
   }
 
   double forward_backward(const CrossEntropyOptions& options, bool accumulate) const {
     forward();
     const SharedTensors<const float> p(layout, params);
     const SharedTensors<float> g(layout, grads);
-    const double loss = head_loss(options, space.grad_branch, g.token_table, accumulate);
-    ops.layer_norm_backward(space.grad_branch, space.output, p.ln_f_weight, space.ln_f, rows(),
+    const double loss = head_loss(options, space.grad_out, g.token_table, accumulate);
+    ops.layer_norm_backward(space.grad_out, space.output, p.ln_f_weight, space.ln_f, rows(),
                             width(), false, space.grad_stream, g.ln_f_weight, g.ln_f_bias,
-                            accumulate, space.scratch);
+                            branch_before(config.n_layer), accumulate, space.scratch);
     for (std::int64_t i = config.n_layer - 1; i >= 0; --i) {
       // The last layer's are still there.
       if (recompute && i + 1 < config.n_layer) forward_to_activated(i);
       backward_layer(i, accumulate);
     }
-    const float* upstream = through_dropout(Gpt::embedding_site());
-    ops.embed_backward(upstream, space.tokens, shape, width(), g.token_table, g.position_table,
+    ops.embed_backward(upstream(), space.tokens, shape, width(), g.token_table, g.position_table,
                        accumulate);
     if (!accumulate) {  // positions that this batch did not reach
       std::fill(g.position_table + shape.length * width(),

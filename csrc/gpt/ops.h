@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <vector>
 
 #include "core/tasks.h"
 #include "flatstep/dropout.h"
@@ -29,6 +30,19 @@ struct LayerNormResult {
   float* rstd;  // [rows]
 };
 
+// What a branch of the network hands back, given the gradient of the stream that it was added to.
+struct BranchGradient {
+  DropoutSite site;
+  float* out;   // [rows, width]: dropout(gradient); null where nothing is dropped
+  float* bias;  // [width]: the sum of that over the rows; or null
+};
+
+struct SquareSums {
+  const float* x;
+  std::int64_t size;
+  double* sums;
+};
+
 class GptOps {
  public:
   virtual ~GptOps() = default;
@@ -41,11 +55,21 @@ class GptOps {
                                       std::int64_t widest) const = 0;
 
   virtual void gemm(const Gemm& call, float* scratch) const = 0;
+  // Products with what follows while C is in the cache; C is contiguous.
+  // activated = gelu(C)
+  virtual void gemm_gelu(const Gemm& call, float* activated, float* scratch) const = 0;
+  // C = residual + dropout(product)
+  virtual void gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
+                             float* scratch) const = 0;
+  // C = product * gelu'(hidden); column_sums[j] = sum over rows of C[i, j], or added with
+  // accumulate.
+  virtual void gemm_gelu_backward(const Gemm& call, const float* hidden, float* column_sums,
+                                  bool accumulate, float* scratch) const = 0;
 
-  // out[r] = token_table[tokens[r]] + position_table[r % length]
+  // out[r] = dropout(token_table[tokens[r]] + position_table[r % length])
   virtual void embed(const float* token_table, const float* position_table,
                      const std::int64_t* tokens, SequenceShape shape, std::int64_t width,
-                     float* out) const = 0;
+                     const DropoutSite& site, float* out) const = 0;
   // Adds to grad_token_table; adds to, or overwrites, the first `length` rows of
   // grad_position_table.
   virtual void embed_backward(const float* grad, const std::int64_t* tokens, SequenceShape shape,
@@ -54,15 +78,14 @@ class GptOps {
 
   virtual void layer_norm(const float* x, const float* weight, const float* bias, std::int64_t rows,
                           std::int64_t width, const LayerNormResult& result) const = 0;
-  // grad_x is overwritten, or added to with add_to_x.
+  // grad_x is overwritten, or added to with add_to_x. Then come the gradients of the branch that
+  // was added to the stream there.
   virtual void layer_norm_backward(const float* grad_out, const float* x, const float* weight,
                                    const LayerNormResult& forward, std::int64_t rows,
                                    std::int64_t width, bool add_to_x, float* grad_x,
-                                   float* grad_weight, float* grad_bias, bool accumulate,
+                                   float* grad_weight, float* grad_bias,
+                                   const BranchGradient& branch, bool accumulate,
                                    float* scratch) const = 0;
-
-  virtual void gelu(const float* x, float* out, std::int64_t size) const = 0;
-  virtual void gelu_backward(const float* x, float* grad, std::int64_t size) const = 0;
 
   // Causal attention; qkv is [rows, 3 * width], log_sum [batch, heads, length].
   virtual void attention(const float* qkv, SequenceShape shape, std::int64_t heads,
@@ -73,16 +96,12 @@ class GptOps {
                                   std::int64_t width, const DropoutSite& site, float* grad_qkv,
                                   float* scratch) const = 0;
 
-  // out = residual + dropout(x); residual may be null (0) and out may be either input.
-  virtual void add_dropout(const float* x, const float* residual, std::int64_t size,
-                           const DropoutSite& site, float* out) const = 0;
-
   // out[j] = sum over rows of x[i, j], or added to out with accumulate.
   virtual void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
                           bool accumulate, float* scratch) const = 0;
 
-  // The sums of squares of each GradPartials::kChunk elements.
-  virtual void sum_squares(const float* x, std::int64_t size, double* sums) const = 0;
+  // The sums of squares of each GradPartials::kChunk elements of each array.
+  virtual void sum_squares(const std::vector<SquareSums>& arrays) const = 0;
 };
 
 namespace cpu {

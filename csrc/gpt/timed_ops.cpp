@@ -14,11 +14,28 @@ void TimedGptOps::gemm(const Gemm& call, float* scratch) const {
   inner_.gemm(call, scratch);
 }
 
+void TimedGptOps::gemm_gelu(const Gemm& call, float* activated, float* scratch) const {
+  const Stopwatch watch(&profile_.gemm);
+  inner_.gemm_gelu(call, activated, scratch);
+}
+
+void TimedGptOps::gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
+                                float* scratch) const {
+  const Stopwatch watch(&profile_.gemm);
+  inner_.gemm_residual(call, residual, site, scratch);
+}
+
+void TimedGptOps::gemm_gelu_backward(const Gemm& call, const float* hidden, float* column_sums,
+                                     bool accumulate, float* scratch) const {
+  const Stopwatch watch(&profile_.gemm);
+  inner_.gemm_gelu_backward(call, hidden, column_sums, accumulate, scratch);
+}
+
 void TimedGptOps::embed(const float* token_table, const float* position_table,
                         const std::int64_t* tokens, SequenceShape shape, std::int64_t width,
-                        float* out) const {
+                        const DropoutSite& site, float* out) const {
   const Stopwatch watch(&profile_.embedding);
-  inner_.embed(token_table, position_table, tokens, shape, width, out);
+  inner_.embed(token_table, position_table, tokens, shape, width, site, out);
 }
 
 void TimedGptOps::embed_backward(const float* grad, const std::int64_t* tokens, SequenceShape shape,
@@ -39,21 +56,12 @@ void TimedGptOps::layer_norm(const float* x, const float* weight, const float* b
 void TimedGptOps::layer_norm_backward(const float* grad_out, const float* x, const float* weight,
                                       const LayerNormResult& forward, std::int64_t rows,
                                       std::int64_t width, bool add_to_x, float* grad_x,
-                                      float* grad_weight, float* grad_bias, bool accumulate,
+                                      float* grad_weight, float* grad_bias,
+                                      const BranchGradient& branch, bool accumulate,
                                       float* scratch) const {
   const Stopwatch watch(&profile_.layer_norm);
   inner_.layer_norm_backward(grad_out, x, weight, forward, rows, width, add_to_x, grad_x,
-                             grad_weight, grad_bias, accumulate, scratch);
-}
-
-void TimedGptOps::gelu(const float* x, float* out, std::int64_t size) const {
-  const Stopwatch watch(&profile_.gelu);
-  inner_.gelu(x, out, size);
-}
-
-void TimedGptOps::gelu_backward(const float* x, float* grad, std::int64_t size) const {
-  const Stopwatch watch(&profile_.gelu);
-  inner_.gelu_backward(x, grad, size);
+                             grad_weight, grad_bias, branch, accumulate, scratch);
 }
 
 void TimedGptOps::attention(const float* qkv, SequenceShape shape, std::int64_t heads,
@@ -72,21 +80,15 @@ void TimedGptOps::attention_backward(const float* qkv, const float* out, const f
                             scratch);
 }
 
-void TimedGptOps::add_dropout(const float* x, const float* residual, std::int64_t size,
-                              const DropoutSite& site, float* out) const {
-  const Stopwatch watch(&profile_.residual);
-  inner_.add_dropout(x, residual, size, site, out);
-}
-
 void TimedGptOps::column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
                              bool accumulate, float* scratch) const {
   const Stopwatch watch(&profile_.sums);
   inner_.column_sum(x, rows, columns, out, accumulate, scratch);
 }
 
-void TimedGptOps::sum_squares(const float* x, std::int64_t size, double* sums) const {
+void TimedGptOps::sum_squares(const std::vector<SquareSums>& arrays) const {
   const Stopwatch watch(&profile_.sums);
-  inner_.sum_squares(x, size, sums);
+  inner_.sum_squares(arrays);
 }
 
 }  // namespace flatstep

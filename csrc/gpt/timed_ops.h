@@ -35,8 +35,14 @@ class TimedGptOps final : public GptOps {
   std::int64_t scratch_floats(SequenceShape shape, std::int64_t width, std::int64_t heads,
                               std::int64_t widest) const override;
   void gemm(const Gemm& call, float* scratch) const override;
+  void gemm_gelu(const Gemm& call, float* activated, float* scratch) const override;
+  void gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
+                     float* scratch) const override;
+  void gemm_gelu_backward(const Gemm& call, const float* hidden, float* column_sums,
+                          bool accumulate, float* scratch) const override;
   void embed(const float* token_table, const float* position_table, const std::int64_t* tokens,
-             SequenceShape shape, std::int64_t width, float* out) const override;
+             SequenceShape shape, std::int64_t width, const DropoutSite& site,
+             float* out) const override;
   void embed_backward(const float* grad, const std::int64_t* tokens, SequenceShape shape,
                       std::int64_t width, float* grad_token_table, float* grad_position_table,
                       bool accumulate) const override;
@@ -45,9 +51,8 @@ class TimedGptOps final : public GptOps {
   void layer_norm_backward(const float* grad_out, const float* x, const float* weight,
                            const LayerNormResult& forward, std::int64_t rows, std::int64_t width,
                            bool add_to_x, float* grad_x, float* grad_weight, float* grad_bias,
-                           bool accumulate, float* scratch) const override;
-  void gelu(const float* x, float* out, std::int64_t size) const override;
-  void gelu_backward(const float* x, float* grad, std::int64_t size) const override;
+                           const BranchGradient& branch, bool accumulate,
+                           float* scratch) const override;
   void attention(const float* qkv, SequenceShape shape, std::int64_t heads, std::int64_t width,
                  const DropoutSite& site, float* out, float* log_sum,
                  float* scratch) const override;
@@ -55,11 +60,9 @@ class TimedGptOps final : public GptOps {
                           const float* grad_out, SequenceShape shape, std::int64_t heads,
                           std::int64_t width, const DropoutSite& site, float* grad_qkv,
                           float* scratch) const override;
-  void add_dropout(const float* x, const float* residual, std::int64_t size,
-                   const DropoutSite& site, float* out) const override;
   void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
                   bool accumulate, float* scratch) const override;
-  void sum_squares(const float* x, std::int64_t size, double* sums) const override;
+  void sum_squares(const std::vector<SquareSums>& arrays) const override;
 
  private:
   const GptOps& inner_;

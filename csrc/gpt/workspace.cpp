@@ -60,14 +60,14 @@ Workspace::Workspace(const GptConfig& config, SequenceShape shape, Pass pass, vo
   output = training ? arena.take<float>(rows * c) : layers.front().input;
   ln_f = take_norm(arena, rows, c);
   activation_bytes = arena.used() - token_bytes;
-  grad_branch = training ? arena.take<float>(rows * c) : nullptr;
+  grad_out = training ? arena.take<float>(rows * c) : nullptr;
   // While the loss is computed, no layer is at work.
   char* const shared = arena.take<char>(0);
   Arena head(shared), layer(shared);
   loss_workspace_bytes = head_bytes(config, rows);
   loss_workspace = head.take<char>(static_cast<std::int64_t>(loss_workspace_bytes));
-  projected = layer.take<float>(rows * c);
   grad_stream = training ? layer.take<float>(rows * c) : nullptr;
+  grad_branch = training && config.dropout > 0 ? layer.take<float>(rows * c) : nullptr;
   scratch = layer.take<float>(cpu::gpt_ops().scratch_floats(shape, c, config.n_head, 4 * c));
   arena.take<char>(static_cast<std::int64_t>(std::max(head.used(), layer.used())));
   bytes = arena.used();

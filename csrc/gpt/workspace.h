@@ -34,11 +34,11 @@ struct Workspace {
   std::vector<LayerActivations> layers;
   float* output;  // [rows, C] the residual stream after the last layer
   LayerNormResult ln_f;
-  float* projected;  // [rows, C] the output of c_proj before the residual is added
   void* loss_workspace;
   std::size_t loss_workspace_bytes;
   float* grad_stream;  // [rows, C]
-  float* grad_branch;  // [rows, C]
+  float* grad_branch;  // [rows, C], where the model drops
+  float* grad_out;     // [rows, C] the gradient of the output of a norm or of attention
   float* scratch;
 
   std::size_t bytes;             // of all of the above

@@ -4,6 +4,7 @@
 #include "core/dropout_task.h"
 #include "cpu/kernels/philox_lanes.h"
 #include "cpu/kernels/tables.h"
+#include "cpu/kernels/transpose.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
@@ -14,11 +15,32 @@ constexpr int kBlocks = 32;
 using Words = PhiloxLanes<kBlocks>;
 
 void philox_blocks(const DropoutTask& task, std::int64_t first_block, Words& lanes) {
-  for (int i = 0; i < kBlocks; ++i) {
-    const PhiloxWord4 counter = dropout_counter(task, static_cast<std::uint64_t>(first_block + i));
-    for (int word = 0; word < 4; ++word) lanes.word[word][i] = counter.word[word];
+  const PhiloxWord4 counter = dropout_counter(task, static_cast<std::uint64_t>(first_block));
+  for (int word = 0; word < 4; ++word) {
+    for (int i = 0; i < kBlocks; ++i) lanes.word[word][i] = counter.word[word];
+  }
+  for (int i = 0; i < kBlocks; ++i) lanes.word[0][i] += static_cast<std::uint32_t>(i);
+  if (lanes.word[0][kBlocks - 1] < lanes.word[0][0]) {  // the lower word of the block has wrapped
+    for (int i = 0; i < kBlocks; ++i) {
+      lanes.word[1][i] = dropout_counter(task, static_cast<std::uint64_t>(first_block + i)).word[1];
+    }
   }
   philox_lanes<kPhiloxRounds>(task.seed, lanes);
+}
+
+// group[4 * i + word] of all counters i: 4 x 4 at a time.
+void multipliers_of(const DropoutTask& task, const Words& words, float* group) {
+  using Bits = Vector<std::uint32_t>;
+  const Bits threshold = splat<Bits>(task.threshold);
+  const Bits scale = bits_of(splat<Vector<float>>(task.scale));
+  alignas(64) float chosen[4][kBlocks];
+  for (int word = 0; word < 4; ++word) {
+    for (int i = 0; i < kBlocks; i += static_cast<int>(kLanesOf<float>)) {
+      const Bits random = load_vector(&words.word[word][i]);
+      store_vector<float>(&chosen[word][i], float_of((Bits)(random >= threshold) & scale));
+    }
+  }
+  for (int i = 0; i < kBlocks; i += 4) transpose_four(&chosen[0][i], kBlocks, group + 4 * i, 4);
 }
 
 void dropout_multipliers(const DropoutTask& task, std::int64_t first, std::int64_t size,
@@ -27,12 +49,12 @@ void dropout_multipliers(const DropoutTask& task, std::int64_t first, std::int64
   const std::int64_t end = first + size;
   for (std::int64_t block = first / 4; block * 4 < end; block += kBlocks) {
     philox_blocks(task, block, words);
-    alignas(64) float group[4 * kBlocks];
-    for (int i = 0; i < kBlocks; ++i) {
-      for (int word = 0; word < 4; ++word) {
-        group[4 * i + word] = words.word[word][i] < task.threshold ? 0.0f : task.scale;
-      }
+    if (block * 4 >= first && (block + kBlocks) * 4 <= end) {
+      multipliers_of(task, words, multipliers + (block * 4 - first));
+      continue;
     }
+    alignas(64) float group[4 * kBlocks];
+    multipliers_of(task, words, group);
     const std::int64_t begin = std::max(first, block * 4);
     const std::int64_t stop = std::min(end, (block + kBlocks) * 4);
     std::memcpy(multipliers + (begin - first), group + (begin - block * 4),

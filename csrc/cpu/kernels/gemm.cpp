@@ -3,9 +3,11 @@
 // threads and cache is in cpu/gemm.cpp. This file is compiled with floating-point contraction, so
 // that sum += a * b becomes one instruction where the machine has it.
 #include <algorithm>
+#include <utility>
 
 #include "cpu/kernels/element.h"
 #include "cpu/kernels/tables.h"
+#include "cpu/kernels/transpose.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
@@ -22,36 +24,62 @@ constexpr int kColumns = 2 * kWidth;
 // Elements of k in a panel. With AVX-512 a panel of B comes from the second-level cache, which
 // keeps up; fewer visits of C matter more (bench/gemm.py).
 constexpr std::int64_t kDepth = kVectorBytes == 64 ? 512 : 384;
+constexpr std::int64_t kLine = 16;  // floats in a line of the cache
 
-typedef float Four __attribute__((vector_size(16)));
-[[maybe_unused]] typedef int FourIndices __attribute__((vector_size(16)));
+// How an operand lies. Element (i, p) of A is at i + p * kRows where packed, at i * step + p where
+// row_major, else at i + p * step; row p of B is at p * kColumns where packed, else at p * step.
+enum class Order { packed, row_major, strided };
 
-// Elements of two vectors in the order of the indices, which count through both.
-#if defined(__clang__)
-#  define FLATSTEP_SHUFFLE(a, b, i, j, k, l) __builtin_shufflevector(a, b, i, j, k, l)
-#else
-#  define FLATSTEP_SHUFFLE(a, b, i, j, k, l) __builtin_shuffle(a, b, FourIndices{i, j, k, l})
-#endif
-
-// c = a * b, plus what c holds with `add`, plus bias where it is not null.
-__attribute__((noinline)) void multiply_panels(std::int64_t depth, const float* a, const float* b,
-                                               float* c, std::int64_t ldc, bool add,
-                                               const float* bias) {
-  Vector<float> sum[kRows][2];
+// c = a * b, plus what c holds with `add`, plus bias where it is not null, for kTileRows rows and
+// kColumns columns.
+template <int kTileRows, Order kOrderA, bool kPackedB>
+__attribute__((noinline)) void multiply_panels(std::int64_t depth, const float* a,
+                                               std::int64_t a_step, const float* b,
+                                               std::int64_t b_step, float* c, std::int64_t ldc,
+                                               bool add, const float* bias) {
+  constexpr bool kRowMajor = kOrderA == Order::row_major;
+  if (kOrderA == Order::packed) a_step = kRows;
+  if (kPackedB) b_step = kColumns;
+  // An address has one base and one scaled step, so three rows share a base.
+  constexpr int kBases = kRowMajor ? (kTileRows + 2) / 3 : 1;
+  const float* base[kBases];
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) sum[i][0] = sum[i][1] = Vector<float>{};
-  for (std::int64_t p = 0; p < depth; ++p) {
-    const Vector<float> b0 = load_vector(b), b1 = load_vector(b + kWidth);
+  for (int i = 0; i < kBases; ++i) base[i] = a + 3 * i * a_step;
+  Vector<float> sum[kTileRows][2];
 #pragma GCC unroll 16
-    for (int i = 0; i < kRows; ++i) {
-      sum[i][0] += a[i] * b0;
-      sum[i][1] += a[i] * b1;
+  for (int i = 0; i < kTileRows; ++i) sum[i][0] = sum[i][1] = Vector<float>{};
+  // Adds step p, counted from the bases.
+  const auto add_step = [&](int p) __attribute__((always_inline)) {
+    const float* from = b + p * b_step;
+    const Vector<float> b0 = load_vector(from), b1 = load_vector(from + kWidth);
+#pragma GCC unroll 16
+    for (int i = 0; i < kTileRows; ++i) {
+      const float factor = kRowMajor ? base[i / 3][i % 3 * a_step + p] : base[0][p * a_step + i];
+      sum[i][0] += factor * b0;
+      sum[i][1] += factor * b1;
     }
-    a += kRows;
-    b += kColumns;
-  }
+  };
+  const auto advance = [&](int steps) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-  for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < kBases; ++i) base[i] += kRowMajor ? steps : steps * a_step;
+    b += steps * b_step;
+  };
+  // Counting takes the units that multiply, so two steps share it.
+  std::int64_t p = 0;
+  for (; p + 2 <= depth; p += 2) {
+    if (kRowMajor && p % kLine == 0) {  // more streams than the processor foresees
+#pragma GCC unroll 16
+      for (int i = 0; i < kTileRows; ++i) {
+        __builtin_prefetch(base[i / 3] + i % 3 * a_step + 2 * kLine);
+      }
+    }
+    add_step(0);
+    add_step(1);
+    advance(2);
+  }
+  if (p < depth) add_step(0);
+#pragma GCC unroll 16
+  for (int i = 0; i < kTileRows; ++i) {
     float* row = c + i * ldc;
     if (add) {
       sum[i][0] += load_vector(row);
@@ -66,32 +94,40 @@ __attribute__((noinline)) void multiply_panels(std::int64_t depth, const float* 
   }
 }
 
-// to[j * to_step + i] = from[i * from_step + j] for i, j < 4.
-inline void transpose_four(const float* from, std::int64_t from_step, float* to,
-                           std::int64_t to_step) {
-  Four row[4];
-  for (int i = 0; i < 4; ++i) std::memcpy(&row[i], from + i * from_step, sizeof(Four));
-  const Four a = FLATSTEP_SHUFFLE(row[0], row[2], 0, 4, 1, 5);
-  const Four b = FLATSTEP_SHUFFLE(row[1], row[3], 0, 4, 1, 5);
-  const Four c = FLATSTEP_SHUFFLE(row[0], row[2], 2, 6, 3, 7);
-  const Four d = FLATSTEP_SHUFFLE(row[1], row[3], 2, 6, 3, 7);
-  const Four column[4] = {FLATSTEP_SHUFFLE(a, b, 0, 4, 1, 5), FLATSTEP_SHUFFLE(a, b, 2, 6, 3, 7),
-                          FLATSTEP_SHUFFLE(c, d, 0, 4, 1, 5), FLATSTEP_SHUFFLE(c, d, 2, 6, 3, 7)};
-  for (int j = 0; j < 4; ++j) std::memcpy(to + j * to_step, &column[j], sizeof(Four));
+using MultiplyPanels = void (*)(std::int64_t depth, const float* a, std::int64_t a_step,
+                                const float* b, std::int64_t b_step, float* c, std::int64_t ldc,
+                                bool add, const float* bias);
+
+// By [rows - 1]: a tile at the lower edge has fewer rows.
+struct TileFunctions {
+  MultiplyPanels of[kRows];
+};
+template <Order kOrderA, bool kPackedB, int... kIndices>
+constexpr TileFunctions tile_functions(std::integer_sequence<int, kIndices...>) {
+  return {{multiply_panels<kIndices + 1, kOrderA, kPackedB>...}};
+}
+template <Order kOrderA, bool kPackedB>
+constexpr TileFunctions kTileFunctions =
+    tile_functions<kOrderA, kPackedB>(std::make_integer_sequence<int, kRows>{});
+
+template <Order kOrderA>
+const TileFunctions& functions_of(const GemmTile& tile) {
+  return tile.b.step == kColumns ? kTileFunctions<kOrderA, true> : kTileFunctions<kOrderA, false>;
+}
+
+const TileFunctions& functions_of(const GemmTile& tile) {
+  if (tile.a.row_major) return functions_of<Order::row_major>(tile);
+  return tile.a.step == kRows ? functions_of<Order::packed>(tile)
+                              : functions_of<Order::strided>(tile);
 }
 
 constexpr std::int64_t kPackStretch = 64;
+constexpr std::int64_t kRowsAhead = 8;
 
 // packed[p * Panel + r] = x[r * step_r + p * step_p] for r < valid, else 0. One of the steps is 1.
 template <int Panel>
 void pack_panel(const float* x, std::int64_t step_r, std::int64_t step_p, std::int64_t valid,
                 std::int64_t depth, float* packed) {
-  if (valid == Panel && step_r == 1) {
-    for (std::int64_t p = 0; p < depth; ++p) {
-      std::memcpy(packed + p * Panel, x + p * step_p, Panel * sizeof(float));
-    }
-    return;
-  }
   const std::int64_t whole_rows = step_p == 1 ? valid / 4 * 4 : 0;
   // A short stretch of k at a time, so that the lines being filled stay in the nearest cache.
   for (std::int64_t begin = 0; begin < depth; begin += kPackStretch) {
@@ -99,6 +135,11 @@ void pack_panel(const float* x, std::int64_t step_r, std::int64_t step_p, std::i
     const std::int64_t whole = begin + (end - begin) / 4 * 4;
     for (std::int64_t r = 0; r < whole_rows; r += 4) {
       const float* rows = x + r * step_r;
+      for (int i = 0; i < 4 && end < depth; ++i) {  // what the next stretch will read
+        for (int line = 0; line < kPackStretch; line += 16) {
+          __builtin_prefetch(rows + i * step_r + end + line);
+        }
+      }
       for (std::int64_t p = begin; p < whole; p += 4) {
         transpose_four(rows + p, step_r, packed + p * Panel + r, Panel);
       }
@@ -140,22 +181,41 @@ void pack_panel(const T* x, std::int64_t step_r, std::int64_t step_p, std::int64
   }
 }
 
+// Whole panels of a matrix whose rows hold the elements of one p: row by row, so that memory is
+// read in its order.
+template <int Panel>
+void pack_rows(const float* x, std::int64_t step_p, std::int64_t panels, std::int64_t depth,
+               float* packed) {
+  for (std::int64_t p = 0; p < depth; ++p) {
+    const float* from = x + p * step_p;
+    float* to = packed + p * Panel;
+    for (std::int64_t i = 0; i < panels; ++i, from += Panel, to += Panel * depth) {
+      __builtin_prefetch(from + kRowsAhead * step_p);
+      __builtin_prefetch(from + kRowsAhead * step_p + kLine);
+      std::memcpy(to, from, Panel * sizeof(float));
+    }
+  }
+}
+
 // Panels of x for `count` rows or columns of the product from `first` on.
 template <int Panel>
 void pack(const void* x, DType type, std::int64_t step_r, std::int64_t step_p, std::int64_t first,
           std::int64_t count, std::int64_t depth_begin, std::int64_t depth, float* packed) {
-  const auto pack_typed = [&](const auto* typed) {
-    for (std::int64_t i = 0; i < count; i += Panel, packed += Panel * depth) {
+  const auto pack_typed = [&](const auto* typed, std::int64_t begin) {
+    for (std::int64_t i = begin; i < count; i += Panel) {
       pack_panel<Panel>(typed + (first + i) * step_r + depth_begin * step_p, step_r, step_p,
-                        std::min<std::int64_t>(Panel, count - i), depth, packed);
+                        std::min<std::int64_t>(Panel, count - i), depth, packed + i * depth);
     }
   };
   if (type == DType::bf16) {
-    pack_typed(static_cast<const bf16_bits*>(x));
+    pack_typed(static_cast<const bf16_bits*>(x), 0);
   } else if (type == DType::f16) {
-    pack_typed(static_cast<const f16_bits*>(x));
+    pack_typed(static_cast<const f16_bits*>(x), 0);
   } else {
-    pack_typed(static_cast<const float*>(x));
+    const auto* floats = static_cast<const float*>(x);
+    const std::int64_t panels = step_r == 1 ? count / Panel : 0;
+    pack_rows<Panel>(floats + first + depth_begin * step_p, step_p, panels, depth, packed);
+    pack_typed(floats, panels * Panel);
   }
 }
 
@@ -173,39 +233,42 @@ void pack_b(const Gemm& gemm, std::int64_t column, std::int64_t columns, std::in
   pack<kColumns>(gemm.b, gemm.type_b, step_r, step_p, column, columns, depth_begin, depth, packed);
 }
 
-// A tile that crosses the edge of C is computed whole beside it, then its valid part is copied.
-void edge_tile(const Gemm& gemm, std::int64_t row, std::int64_t column, std::int64_t depth,
-               const float* a, const float* b, bool add, const float* bias) {
-  alignas(64) float tile[kRows * kColumns];
-  multiply_panels(depth, a, b, tile, kColumns, false, nullptr);
-  const std::int64_t rows = std::min<std::int64_t>(kRows, gemm.m - row);
-  const std::int64_t columns = std::min<std::int64_t>(kColumns, gemm.n - column);
+// A tile that crosses the right edge of C is computed whole beside it, then its valid part is
+// copied.
+void edge_tile(const Gemm& gemm, MultiplyPanels multiply, const GemmTile& tile, std::int64_t row,
+               std::int64_t rows, std::int64_t column, const float* a, const float* b) {
+  alignas(64) float beside[kRows * kColumns];
+  multiply(tile.depth, a, tile.a.step, b, tile.b.step, beside, kColumns, false, nullptr);
+  const std::int64_t columns = gemm.n - column;
+  const float* bias = tile.first && gemm.bias != nullptr ? gemm.bias + column : nullptr;
   for (std::int64_t i = 0; i < rows; ++i) {
     float* c = static_cast<float*>(gemm.c) + (row + i) * gemm.ldc + column;
     for (std::int64_t j = 0; j < columns; ++j) {
-      float value = tile[i * kColumns + j];
-      if (add) value += c[j];
+      float value = beside[i * kColumns + j];
+      if (!tile.first || gemm.accumulate) value += c[j];
       if (bias != nullptr) value += bias[j];
       c[j] = value;
     }
   }
 }
 
-void tile(const Gemm& gemm, std::int64_t row, std::int64_t rows, std::int64_t column,
-          std::int64_t columns, std::int64_t depth, const float* packed_a, const float* packed_b,
-          bool first) {
-  const bool add = !first || gemm.accumulate;
-  for (std::int64_t j = 0; j < columns; j += kColumns) {
-    const float* b = packed_b + j * depth;
-    const float* bias = first && gemm.bias != nullptr ? gemm.bias + column + j : nullptr;
-    for (std::int64_t i = 0; i < rows; i += kRows) {
-      const float* a = packed_a + i * depth;
-      if (row + i + kRows <= gemm.m && column + j + kColumns <= gemm.n) {
-        multiply_panels(depth, a, b,
-                        static_cast<float*>(gemm.c) + (row + i) * gemm.ldc + column + j, gemm.ldc,
-                        add, bias);
+void multiply_tile(const Gemm& gemm, const GemmTile& tile) {
+  const TileFunctions& functions = functions_of(tile);
+  const bool add = !tile.first || gemm.accumulate;
+  for (std::int64_t j = 0; j < tile.columns; j += kColumns) {
+    const float* b = tile.b.data + j * tile.b.panel_step;
+    const std::int64_t column = tile.column + j;
+    const float* bias = tile.first && gemm.bias != nullptr ? gemm.bias + column : nullptr;
+    for (std::int64_t i = 0; i < tile.rows; i += kRows) {
+      const float* a = tile.a.data + i * tile.a.panel_step;
+      const std::int64_t row = tile.row + i;
+      const std::int64_t rows = std::min<std::int64_t>(kRows, tile.rows - i);
+      const MultiplyPanels multiply = functions.of[rows - 1];
+      if (column + kColumns <= gemm.n) {
+        multiply(tile.depth, a, tile.a.step, b, tile.b.step,
+                 static_cast<float*>(gemm.c) + row * gemm.ldc + column, gemm.ldc, add, bias);
       } else {
-        edge_tile(gemm, row + i, column + j, depth, a, b, add, bias);
+        edge_tile(gemm, multiply, tile, row, rows, column, a, b);
       }
     }
   }
@@ -219,7 +282,7 @@ void fill_gemm_kernels(KernelTable& table) {
   table.gemm_depth = kDepth;
   table.gemm_pack_a = pack_a;
   table.gemm_pack_b = pack_b;
-  table.gemm_tile = tile;
+  table.gemm_tile = multiply_tile;
 }
 
 }  // namespace flatstep::cpu::FLATSTEP_ISA

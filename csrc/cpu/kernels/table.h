@@ -34,6 +34,23 @@ struct CrossEntropyKernels {
                          std::int64_t end, const CrossEntropyScratch&);
 };
 
+// Where the kernel of the matrix product finds A or B: row or column i of the product, a multiple
+// of the panel's size, begins at data + i * panel_step. From there on element p of row r of A is at
+// r * step + p with row_major, else at r + p * step, as it always is for B.
+struct GemmOperand {
+  const float* data;
+  std::int64_t panel_step, step;
+  bool row_major;
+};
+
+// The tile of C at (row, column), over one stretch of k. `first` says that it is the first stretch:
+// C is overwritten unless accumulate, and the bias is added.
+struct GemmTile {
+  std::int64_t row, rows, column, columns, depth;
+  GemmOperand a, b;  // of this tile
+  bool first;
+};
+
 struct KernelTable {
   const char* isa;
 
@@ -82,11 +99,7 @@ struct KernelTable {
                       std::int64_t depth, float* packed);
   void (*gemm_pack_b)(const Gemm&, std::int64_t column, std::int64_t columns,
                       std::int64_t depth_begin, std::int64_t depth, float* packed);
-  // The tile of C at (row, column) from panels packed over `depth`. `first` says that this is the
-  // first stretch of k: C is overwritten unless accumulate, and the bias is added.
-  void (*gemm_tile)(const Gemm&, std::int64_t row, std::int64_t rows, std::int64_t column,
-                    std::int64_t columns, std::int64_t depth, const float* packed_a,
-                    const float* packed_b, bool first);
+  void (*gemm_tile)(const Gemm&, const GemmTile&);
 };
 
 }  // namespace flatstep::cpu

@@ -2,6 +2,7 @@
 //   gelu(x) = x/2 (1 + tanh u) = x s,  u = sqrt(2/pi) (x + 0.044715 x^3),  s = 1 / (1 + exp(-2u))
 #include "cpu/kernels/vector.h"
 #include "element/exponential.h"
+#include "gpt/cpu_kernels/add_dropout.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -36,11 +37,35 @@ void gelu_backward(const float* __restrict x, float* __restrict grad, std::int64
   }
 }
 
+void sum_partials(const float* partials, std::int64_t count, std::int64_t stride,
+                  std::int64_t columns, float* out, bool accumulate) {
+  constexpr std::int64_t kStretch = 64;
+  for (std::int64_t begin = 0; begin < columns; begin += kStretch) {
+    const std::int64_t size = std::min(kStretch, columns - begin);
+    double sum[kStretch];
+    for (std::int64_t j = 0; j < size; ++j) sum[j] = accumulate ? out[begin + j] : 0.0;
+    for (std::int64_t c = 0; c < count; ++c) {
+      const float* from = partials + c * stride + begin;
+#pragma omp simd
+      for (std::int64_t j = 0; j < size; ++j) sum[j] += from[j];
+    }
+    for (std::int64_t j = 0; j < size; ++j) out[begin + j] = static_cast<float>(sum[j]);
+  }
+}
+
+void add(const float* from, std::int64_t size, float* to) {
+#pragma omp simd
+  for (std::int64_t j = 0; j < size; ++j) to[j] += from[j];
+}
+
 }  // namespace
 
 void fill_activation_kernels(GptKernelTable& table) {
   table.gelu = gelu;
   table.gelu_backward = gelu_backward;
+  table.add_dropout = add_dropout;
+  table.sum_partials = sum_partials;
+  table.add = add;
 }
 
 }  // namespace flatstep::cpu::FLATSTEP_ISA

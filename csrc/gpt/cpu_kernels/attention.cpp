@@ -1,13 +1,12 @@
 // Causal attention of one head, in blocks of rows: only the columns up to the diagonal block are
-// computed, and no more than one block of scores exists. The backward pass computes the weights
-// again from the saved log-sum-exp (Dao et al. 2022, arXiv:2205.14135) and the dropout mask again
-// from its counter.
+// computed, and no more than one block of scores exists. Keys and values are packed for the matrix
+// product once a head. The backward pass computes the weights again from the saved log-sum-exp (Dao
+// et al. 2022, arXiv:2205.14135) and the dropout mask again from its counter.
 //   S = Q K^T / sqrt(width),  P = softmax(S),  O = (P * mask) V
 //   dV = (P * mask)^T dO,  dP = dO V^T * mask,  dS = P * (dP - rowsum(dO * O)),
 //   dQ = dS K / sqrt(width),  dK = dS^T Q / sqrt(width)
 #include <algorithm>
 
-#include "cpu/gemm.h"
 #include "cpu/isa.h"
 #include "cpu/kernels/vector.h"
 #include "element/exponential.h"
@@ -16,7 +15,8 @@
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
-constexpr std::int64_t kBlock = 64;  // rows of scores at a time
+// Rows of scores at a time: a few panels of the matrix product.
+constexpr std::int64_t kBlock = 48;
 
 // Where one head of one sequence lies in the interleaved buffers.
 struct Head {
@@ -39,31 +39,90 @@ struct Head {
         scale(1.0f / std::sqrt(static_cast<float>(a.width))) {}
 };
 
-struct Scratch {
-  float* scores;       // [kBlock, length]
-  float* weights;      // [kBlock, length], backward: the gradient of the weights
-  float* multipliers;  // [length]
-  float* packed;       // for the matrix products
+std::int64_t whole_panels(std::int64_t columns) {
+  const std::int64_t panel = kernels().gemm_columns;
+  return (columns + panel - 1) / panel * panel;
+}
 
-  Scratch(float* base, std::int64_t length)
-      : scores(base),
-        weights(scores + kBlock * length),
-        multipliers(weights + kBlock * length),
-        packed(multipliers + length) {}
+std::int64_t packed_floats(std::int64_t columns, std::int64_t depth) {
+  return whole_panels(columns) * depth;
+}
+
+struct Scratch {
+  float* scores;       // [kBlock, whole panels]
+  float* weights;      // the same, backward: the gradient of the weights
+  float* multipliers;  // [length]
+  // Packed operands of the products.
+  float* across;        // K^T
+  float* value_across;  // V^T, backward only
+  float* along;         // V, backward: K
+  float* block;         // of one block: gradient of the output, then the queries
+  std::int64_t floats;
+
+  // A null base only counts the floats.
+  Scratch(float* base, std::int64_t length, std::int64_t width) : floats(0) {
+    const auto take = [&](std::int64_t size) {
+      float* at = base == nullptr ? nullptr : base + floats;
+      floats += (size + 15) / 16 * 16;
+      return at;
+    };
+    scores = take(kBlock * whole_panels(length));
+    weights = take(kBlock * whole_panels(length));
+    multipliers = take(length);
+    across = take(packed_floats(length, width));
+    value_across = take(packed_floats(length, width));
+    along = take(packed_floats(width, length));
+    block = take(packed_floats(width, kBlock));
+  }
 };
 
 std::int64_t scratch_floats(std::int64_t length, std::int64_t width) {
-  const std::size_t packed = std::max({gemm_serial_workspace_floats(kBlock, length, width),
-                                       gemm_serial_workspace_floats(kBlock, width, length),
-                                       gemm_serial_workspace_floats(length, width, kBlock)});
-  return (2 * kBlock + 1) * length + static_cast<std::int64_t>(packed);
+  return Scratch(nullptr, length, width).floats;
 }
 
-// c = op(a) op(b), or c += with add.
-void multiply(bool transpose_a, bool transpose_b, std::int64_t m, std::int64_t n, std::int64_t k,
-              const float* a, std::int64_t lda, const float* b, std::int64_t ldb, float* c,
-              std::int64_t ldc, bool add, float* packed) {
-  gemm_serial({transpose_a, transpose_b, m, n, k, a, lda, b, ldb, c, ldc, add, nullptr}, packed);
+// A matrix in place, or its transpose.
+struct Operand {
+  const float* data;
+  std::int64_t stride;
+  bool transpose;
+};
+
+// The second operand of products, packed: `columns` of them, with `depth` elements each.
+struct PackedOperand {
+  const float* data;
+  std::int64_t columns, depth;
+};
+
+PackedOperand pack(const Operand& b, std::int64_t columns, std::int64_t depth, float* to) {
+  Gemm call{};
+  call.transpose_b = b.transpose;
+  call.n = columns;
+  call.k = depth;
+  call.b = b.data;
+  call.ldb = b.stride;
+  kernels().gemm_pack_b(call, 0, columns, 0, depth, to);
+  return {to, columns, depth};
+}
+
+// c = op(a) b, or c += with add, for the first n columns and the first k elements of depth of b.
+void multiply(const Operand& a, const PackedOperand& b, std::int64_t m, std::int64_t n,
+              std::int64_t k, float* c, std::int64_t ldc, bool add) {
+  Gemm call{};
+  call.m = m;
+  call.n = n;
+  call.k = k;
+  call.c = c;
+  call.ldc = ldc;
+  call.accumulate = add;
+  const std::int64_t panel_step = a.transpose ? 1 : a.stride;
+  kernels().gemm_tile(call, {0,
+                             m,
+                             0,
+                             n,
+                             k,
+                             {a.data, panel_step, a.stride, !a.transpose},
+                             {b.data, b.depth, kernels().gemm_columns, false},
+                             true});
 }
 
 // The softmax of scores[0, allowed) in place, 0 behind it up to `columns`; returns log-sum-exp.
@@ -91,18 +150,21 @@ void drop_row(const Attention& a, const Head& head, std::int64_t i, float* multi
 
 void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, float* base) {
   const Head head(a, batch, head_index);
-  const Scratch scratch(base, a.length);
+  const Scratch scratch(base, a.length, a.width);
   const float* query = a.qkv + head.offset;
   const float* key = query + head.part;
   const float* value = key + head.part;
+  const PackedOperand keys = pack({key, head.stride, true}, a.length, a.width, scratch.across);
+  const PackedOperand values = pack({value, head.stride, false}, a.width, a.length, scratch.along);
   float* out = a.out + head.out_offset;
   for (std::int64_t first = 0; first < a.length; first += kBlock) {
     const std::int64_t rows = std::min(kBlock, a.length - first);
     const std::int64_t columns = first + rows;
-    multiply(false, true, rows, columns, a.width, query + first * head.stride, head.stride, key,
-             head.stride, scratch.scores, columns, false, scratch.packed);
+    const std::int64_t stride = whole_panels(columns);
+    multiply({query + first * head.stride, head.stride, false}, keys, rows, stride, a.width,
+             scratch.scores, stride, false);
     for (std::int64_t r = 0; r < rows; ++r) {
-      float* row = scratch.scores + r * columns;
+      float* row = scratch.scores + r * stride;
       const std::int64_t i = first + r;
       a.log_sum[head.log_sum_offset + i] = softmax_row(row, i + 1, columns, head.scale);
       if (a.drop) {
@@ -111,8 +173,8 @@ void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, 
         for (std::int64_t j = 0; j <= i; ++j) row[j] *= scratch.multipliers[j];
       }
     }
-    multiply(false, false, rows, a.width, columns, scratch.scores, columns, value, head.stride,
-             out + first * head.out_stride, head.out_stride, false, scratch.packed);
+    multiply({scratch.scores, stride, false}, values, rows, a.width, columns,
+             out + first * head.out_stride, head.out_stride, false);
   }
 }
 
@@ -137,11 +199,19 @@ void backward_row(const Attention& a, const Head& head, std::int64_t i, std::int
   std::fill(weights + allowed, weights + columns, 0.0f);
 }
 
+// rowsum(dO * O) of position i.
+float grad_dot_out(const float* grad_out, const float* out, std::int64_t width) {
+  float dot = 0;
+#pragma omp simd reduction(+ : dot)
+  for (std::int64_t j = 0; j < width; ++j) dot += grad_out[j] * out[j];
+  return dot;
+}
+
 void attention_backward(const AttentionBackward& task, std::int64_t batch, std::int64_t head_index,
                         float* base) {
   const Attention& a = task.forward;
   const Head head(a, batch, head_index);
-  const Scratch scratch(base, a.length);
+  const Scratch scratch(base, a.length, a.width);
   const float* query = a.qkv + head.offset;
   const float* key = query + head.part;
   const float* value = key + head.part;
@@ -150,6 +220,11 @@ void attention_backward(const AttentionBackward& task, std::int64_t batch, std::
   float* grad_value = grad_key + head.part;
   const float* out = a.out + head.out_offset;
   const float* grad_out = task.grad_out + head.out_offset;
+  const PackedOperand keys_across =
+      pack({key, head.stride, true}, a.length, a.width, scratch.across);
+  const PackedOperand values_across =
+      pack({value, head.stride, true}, a.length, a.width, scratch.value_across);
+  const PackedOperand keys = pack({key, head.stride, false}, a.width, a.length, scratch.along);
   for (std::int64_t i = 0; i < a.length; ++i) {
     std::fill_n(grad_key + i * head.stride, a.width, 0.0f);
     std::fill_n(grad_value + i * head.stride, a.width, 0.0f);
@@ -157,28 +232,22 @@ void attention_backward(const AttentionBackward& task, std::int64_t batch, std::
   for (std::int64_t first = 0; first < a.length; first += kBlock) {
     const std::int64_t rows = std::min(kBlock, a.length - first);
     const std::int64_t columns = first + rows;
-    const float* block_query = query + first * head.stride;
-    const float* block_grad_out = grad_out + first * head.out_stride;
-    multiply(false, true, rows, columns, a.width, block_query, head.stride, key, head.stride,
-             scratch.scores, columns, false, scratch.packed);
-    multiply(false, true, rows, columns, a.width, block_grad_out, head.out_stride, value,
-             head.stride, scratch.weights, columns, false, scratch.packed);
+    const std::int64_t stride = whole_panels(columns);
+    const Operand block_query{query + first * head.stride, head.stride, false};
+    const Operand block_grad{grad_out + first * head.out_stride, head.out_stride, false};
+    multiply(block_query, keys_across, rows, stride, a.width, scratch.scores, stride, false);
+    multiply(block_grad, values_across, rows, stride, a.width, scratch.weights, stride, false);
     for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t i = first + r;
-      float dot = 0;
-#pragma omp simd reduction(+ : dot)
-      for (std::int64_t j = 0; j < a.width; ++j) {
-        dot += grad_out[i * head.out_stride + j] * out[i * head.out_stride + j];
-      }
-      backward_row(a, head, i, columns, dot, scratch.scores + r * columns,
-                   scratch.weights + r * columns, scratch.multipliers);
+      const std::int64_t at = (first + r) * head.out_stride;
+      backward_row(a, head, first + r, columns, grad_dot_out(grad_out + at, out + at, a.width),
+                   scratch.scores + r * stride, scratch.weights + r * stride, scratch.multipliers);
     }
-    multiply(true, false, columns, a.width, rows, scratch.scores, columns, block_grad_out,
-             head.out_stride, grad_value, head.stride, true, scratch.packed);
-    multiply(false, false, rows, a.width, columns, scratch.weights, columns, key, head.stride,
-             grad_query + first * head.stride, head.stride, false, scratch.packed);
-    multiply(true, false, columns, a.width, rows, scratch.weights, columns, block_query,
-             head.stride, grad_key, head.stride, true, scratch.packed);
+    multiply({scratch.scores, stride, true}, pack(block_grad, a.width, rows, scratch.block),
+             columns, a.width, rows, grad_value, head.stride, true);
+    multiply({scratch.weights, stride, false}, keys, rows, a.width, columns,
+             grad_query + first * head.stride, head.stride, false);
+    multiply({scratch.weights, stride, true}, pack(block_query, a.width, rows, scratch.block),
+             columns, a.width, rows, grad_key, head.stride, true);
   }
 }
 

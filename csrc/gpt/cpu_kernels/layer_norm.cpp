@@ -2,6 +2,7 @@
 //   xhat = (x - mean) * rstd,  out = xhat * weight + bias
 //   grad_x = rstd * (g - mean(g) - xhat * mean(g * xhat)),  g = grad_out * weight
 #include "cpu/kernels/vector.h"
+#include "gpt/cpu_kernels/add_dropout.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -32,39 +33,53 @@ void layer_norm(const float* x, const float* weight, const float* bias, std::int
   }
 }
 
-void layer_norm_backward(const float* grad_out, const float* x, const float* weight,
-                         const float* mean, const float* rstd, std::int64_t width,
-                         std::int64_t begin, std::int64_t end, bool add, float* grad_x,
-                         float* partial) {
-  float* grad_weight = partial;
-  float* grad_bias = partial + width;
-  std::memset(partial, 0, static_cast<std::size_t>(2 * width) * sizeof(float));
+// One row of grad_x; the gradients of weight and bias are added to.
+void backward_row(const LayerNormBackward& task, std::int64_t i, float* __restrict grad_weight,
+                  float* __restrict grad_bias) {
+  const std::int64_t width = task.width;
   const float inverse_width = 1.0f / static_cast<float>(width);
-  for (std::int64_t i = begin; i < end; ++i) {
-    const float* row = x + i * width;
-    const float* upstream = grad_out + i * width;
-    const float m = mean[i], r = rstd[i];
-    float sum = 0, projection = 0;
+  const float* row = task.x + i * width;
+  const float* upstream = task.grad_out + i * width;
+  const float* weight = task.weight;
+  const float m = task.mean[i], r = task.rstd[i];
+  float sum = 0, projection = 0;
 #pragma omp simd reduction(+ : sum, projection)
-    for (std::int64_t j = 0; j < width; ++j) {
-      const float normalised = (row[j] - m) * r;
-      const float g = upstream[j] * weight[j];
-      sum += g;
-      projection += g * normalised;
-      grad_weight[j] += upstream[j] * normalised;
-      grad_bias[j] += upstream[j];
-    }
-    sum *= inverse_width;
-    projection *= inverse_width;
-    float* to = grad_x + i * width;
-    const float keep = add ? 1.0f : 0.0f;
-    if (!add) std::memset(to, 0, static_cast<std::size_t>(width) * sizeof(float));
+  for (std::int64_t j = 0; j < width; ++j) {
+    const float normalised = (row[j] - m) * r;
+    const float g = upstream[j] * weight[j];
+    sum += g;
+    projection += g * normalised;
+    grad_weight[j] += upstream[j] * normalised;
+    grad_bias[j] += upstream[j];
+  }
+  sum *= inverse_width;
+  projection *= inverse_width;
+  float* to = task.grad_x + i * width;
+  const float keep = task.add ? 1.0f : 0.0f;
+  if (!task.add) std::memset(to, 0, static_cast<std::size_t>(width) * sizeof(float));
 #pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) {
-      const float normalised = (row[j] - m) * r;
-      const float g = upstream[j] * weight[j];
-      to[j] = multiply_add(r, (g - sum) - normalised * projection, keep * to[j]);
+  for (std::int64_t j = 0; j < width; ++j) {
+    const float normalised = (row[j] - m) * r;
+    const float g = upstream[j] * weight[j];
+    to[j] = multiply_add(r, (g - sum) - normalised * projection, keep * to[j]);
+  }
+}
+
+void layer_norm_backward(const LayerNormBackward& task, std::int64_t begin, std::int64_t end,
+                         float* partial) {
+  const std::int64_t width = task.width;
+  std::memset(partial, 0, static_cast<std::size_t>(3 * width) * sizeof(float));
+  float* branch_sum = partial + 2 * width;
+  for (std::int64_t i = begin; i < end; ++i) {
+    backward_row(task, i, partial, partial + width);
+    const float* grad = task.grad_x + i * width;
+    if (task.branch != nullptr) {
+      float* to = task.branch + i * width;
+      add_dropout(task.dropout, grad, nullptr, i * width, width, to);
+      grad = to;
     }
+#pragma omp simd
+    for (std::int64_t j = 0; j < width; ++j) branch_sum[j] += grad[j];
   }
 }
 

@@ -34,6 +34,21 @@ struct RowProduct {
   std::int64_t out_stride;
 };
 
+// Dropout of single elements; without `drop` all multipliers are 1.
+struct ElementDropout {
+  bool drop;
+  DropoutTask task;
+};
+
+struct LayerNormBackward {
+  const float *grad_out, *x, *weight, *mean, *rstd;
+  std::int64_t width;
+  bool add;
+  float* grad_x;
+  ElementDropout dropout;  // of the branch
+  float* branch;           // or null
+};
+
 struct GptKernelTable {
   // One head of one sequence; `scratch` holds attention_scratch_floats(length, width).
   void (*attention)(const Attention&, std::int64_t batch, std::int64_t head, float* scratch);
@@ -44,16 +59,24 @@ struct GptKernelTable {
   // Rows [begin, end) of [rows, width].
   void (*layer_norm)(const float* x, const float* weight, const float* bias, std::int64_t width,
                      std::int64_t begin, std::int64_t end, float* out, float* mean, float* rstd);
-  // grad_x = the gradient through the norm, added to what grad_x holds with `add`. The gradients
-  // of weight and bias over these rows are written to partial[0, width) and [width, 2 width).
-  void (*layer_norm_backward)(const float* grad_out, const float* x, const float* weight,
-                              const float* mean, const float* rstd, std::int64_t width,
-                              std::int64_t begin, std::int64_t end, bool add, float* grad_x,
+  // grad_x = the gradient through the norm, added to what grad_x holds with `add`; branch.out =
+  // grad_x with dropout, and may be grad_out. The sums over these rows are written to
+  // partial[0, 3 width): gradients of weight and bias, and of what branch.out or else grad_x holds.
+  void (*layer_norm_backward)(const LayerNormBackward&, std::int64_t begin, std::int64_t end,
                               float* partial);
 
   void (*gelu)(const float* x, float* out, std::int64_t size);
   // grad = grad * gelu'(x)
   void (*gelu_backward)(const float* x, float* grad, std::int64_t size);
+  // out = residual + x * multiplier for elements from `first` on of the mask; residual may be null
+  // (0), out may be x.
+  void (*add_dropout)(const ElementDropout&, const float* x, const float* residual,
+                      std::int64_t first, std::int64_t size, float* out);
+  // out[j] = sum over c of partials[c * stride + j] in f64, added to out with accumulate.
+  void (*sum_partials)(const float* partials, std::int64_t count, std::int64_t stride,
+                       std::int64_t columns, float* out, bool accumulate);
+  // to[j] += from[j]
+  void (*add)(const float* from, std::int64_t size, float* to);
 
   // Columns [begin, end) of a product with matrix [depth, columns]; each element is summed in the
   // order of the depth.

@@ -34,12 +34,10 @@ struct TokenBatch {
 // the tokens and the like.
 struct GptProfile {
   double pass = 0.0;        // all of the call
-  double gemm = 0.0;        // the matrix products of the layers
+  double gemm = 0.0;        // the layers' matrix products, with GELU, residual and dropout on them
   double attention = 0.0;   // scores, softmax and weighted sum, both ways
   double head = 0.0;        // the products with the token table, and the loss
   double layer_norm = 0.0;  // both ways
-  double gelu = 0.0;        // both ways
-  double residual = 0.0;    // dropout outside the attention, and the sums with the residual stream
   double embedding = 0.0;   // both ways
   double sums = 0.0;        // the biases' gradients, and the sums of squares for the norm
 };

@@ -1,0 +1,41 @@
+// A residual and dropout in one visit. Included only by files that are compiled once per
+// instruction set.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/isa.h"
+#include "cpu/kernels/vector.h"
+#include "gpt/cpu_kernels/table.h"
+
+namespace flatstep::cpu::FLATSTEP_ISA {
+namespace {
+
+// As in GptKernelTable.
+[[maybe_unused]] void add_dropout(const ElementDropout& dropout, const float* x,
+                                  const float* residual, std::int64_t first, std::int64_t size,
+                                  float* out) {
+  constexpr std::int64_t kBuffer = 512;
+  alignas(64) float multipliers[kBuffer];
+  for (std::int64_t begin = 0; begin < size; begin += kBuffer) {
+    const std::int64_t count = std::min(kBuffer, size - begin);
+    const float* from = x + begin;
+    float* to = out + begin;
+    if (dropout.drop) {
+      kernels().dropout_multipliers(dropout.task, first + begin, count, multipliers);
+    } else {
+      std::fill_n(multipliers, count, 1.0f);
+    }
+    if (residual == nullptr) {
+#pragma omp simd
+      for (std::int64_t i = 0; i < count; ++i) to[i] = from[i] * multipliers[i];
+    } else {
+      const float* stream = residual + begin;
+#pragma omp simd
+      for (std::int64_t i = 0; i < count; ++i) to[i] = stream[i] + from[i] * multipliers[i];
+    }
+  }
+}
+
+}  // namespace
+}  // namespace flatstep::cpu::FLATSTEP_ISA
