@@ -286,6 +286,6 @@ def test_profile(rng):
     assert again == loss and model.grads.tobytes() == grads.tobytes()
     parts = profile.seconds
     whole = parts.pop("pass")
-    assert min(parts.values()) > 0 and 0.5 * whole < sum(parts.values()) <= whole
+    assert min(parts.values()) > 0 and sum(parts.values()) <= whole
     model._core.forward_backward(model.params, model.grads, tokens, targets, **options)
     assert all(profile.seconds[name] > seconds for name, seconds in parts.items())

@@ -10,6 +10,7 @@
 #include "cpu/isa.h"
 #include "cpu/kernels/vector.h"
 #include "element/exponential.h"
+#include "gpt/cpu_kernels/softmax.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -125,25 +126,6 @@ void multiply(const Operand& a, const PackedOperand& b, std::int64_t m, std::int
                              true});
 }
 
-// The softmax of scores[0, allowed) in place, 0 behind it up to `columns`; returns log-sum-exp.
-float softmax_row(float* row, std::int64_t allowed, std::int64_t columns, float scale) {
-  float maximum = -kInfinite<float>;
-#pragma omp simd reduction(max : maximum)
-  for (std::int64_t j = 0; j < allowed; ++j) maximum = row[j] > maximum ? row[j] : maximum;
-  maximum *= scale;
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t j = 0; j < allowed; ++j) {
-    row[j] = exp_nonpositive(multiply_add(row[j], scale, -maximum));
-    sum += row[j];
-  }
-  const float inverse = 1.0f / sum;
-#pragma omp simd
-  for (std::int64_t j = 0; j < allowed; ++j) row[j] *= inverse;
-  std::fill(row + allowed, row + columns, 0.0f);
-  return maximum + std::log(sum);
-}
-
 void drop_row(const Attention& a, const Head& head, std::int64_t i, float* multipliers) {
   kernels().dropout_multipliers(a.dropout, head.mask_offset + i * a.length, i + 1, multipliers);
 }
@@ -166,7 +148,8 @@ void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, 
     for (std::int64_t r = 0; r < rows; ++r) {
       float* row = scratch.scores + r * stride;
       const std::int64_t i = first + r;
-      a.log_sum[head.log_sum_offset + i] = softmax_row(row, i + 1, columns, head.scale);
+      a.log_sum[head.log_sum_offset + i] = softmax(row, i + 1, head.scale);
+      std::fill(row + i + 1, row + columns, 0.0f);
       if (a.drop) {
         drop_row(a, head, i, scratch.multipliers);
 #pragma omp simd

@@ -5,6 +5,7 @@
 
 #include "cpu/kernels/vector.h"
 #include "element/exponential.h"
+#include "gpt/cpu_kernels/softmax.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -166,29 +167,12 @@ void rows_dot_rows(const RowProduct& p, std::int64_t begin, std::int64_t end) {
   }
 }
 
-// softmax(scale * row) in place.
-void softmax(float* row, std::int64_t size, float scale) {
-  float maximum = -kInfinite<float>;
-#pragma omp simd reduction(max : maximum)
-  for (std::int64_t j = 0; j < size; ++j) maximum = row[j] > maximum ? row[j] : maximum;
-  maximum *= scale;
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t j = 0; j < size; ++j) {
-    row[j] = exp_nonpositive(multiply_add(row[j], scale, -maximum));
-    sum += row[j];
-  }
-  const float inverse = 1.0f / sum;
-#pragma omp simd
-  for (std::int64_t j = 0; j < size; ++j) row[j] *= inverse;
-}
-
 }  // namespace
 
 void fill_decode_kernels(GptKernelTable& table) {
   table.rows_times_matrix = rows_times_matrix;
   table.rows_dot_rows = rows_dot_rows;
-  table.softmax = softmax;
+  table.softmax = [](float* row, std::int64_t size, float scale) { softmax(row, size, scale); };
 }
 
 }  // namespace flatstep::cpu::FLATSTEP_ISA
