@@ -67,6 +67,8 @@ class CpuBackend final : public Backend {
 
   bool half_products() const override { return false; }
   std::int64_t gemm_row_multiple() const override { return 12; }
+  // Rows begin with a line of the cache.
+  std::int64_t logits_stride_multiple() const override { return 16; }
 
   void column_sum(const ConstMatrix& x, float, float* out, bool accumulate) const override {
     const auto* data = static_cast<const float*>(x.data);

@@ -17,9 +17,9 @@ LayerNormResult take_norm(Arena& arena, std::int64_t rows, std::int64_t width) {
   return norm;
 }
 
-// The head works on chunks of rows: as many as fit in 48 MB, but 16 for the largest vocabularies.
+// The head works on chunks of rows: as many as fit in 64 MB, but 16 for the largest vocabularies.
 std::size_t head_bytes(const GptConfig& config, std::int64_t rows) {
-  constexpr std::size_t kUsual = 48 << 20, kAny = std::numeric_limits<std::size_t>::max();
+  constexpr std::size_t kUsual = 64 << 20, kAny = std::numeric_limits<std::size_t>::max();
   const auto bytes = [&](std::int64_t count, std::size_t most) {
     return linear_cross_entropy_workspace_bytes(count, config.n_embd, config.vocab_size, DType::f32,
                                                 {}, most);
