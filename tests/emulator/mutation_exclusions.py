@@ -13,6 +13,13 @@ EXCLUSIONS = [
         "all sums but the number of largest logits of a row without any, which nobody looks at",
     ),
     (
+        "cross_entropy_stage.h",
+        "i < tiles * tile(); i += threads",
+        "off by one",
+        "one more masked element lies within the word more that the room has, whatever the row's "
+        "alignment, and nobody reads it",
+    ),
+    (
         "cross_entropy_short.cu",
         "if (fault || first >= rows.rows)",
         "first >=",

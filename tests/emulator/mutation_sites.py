@@ -114,7 +114,7 @@ def device_bodies(text):
     return bodies
 
 
-STOPS_LEFT = re.compile(r"(?:&& |\|\| |[?:=] |, |;|return )$")
+STOPS_LEFT = re.compile(r"(?:&&\s|\|\|\s|[?:=]\s|,\s|;|return\s)\Z")
 STOPS_RIGHT = re.compile(r"(?: &&| \|\|| \?| :|,|;)")
 
 

@@ -193,6 +193,9 @@ void test_kinds(int orders) {
     c.in_place = false;
     c.grad_dtype = half;
     with_shapes(c, [&](const Case& sized) { test(sized, orders); });
+    c.shift = 1;  // where words of the gradient begin, none of the logits does
+    c.padding = 5;
+    with_shapes(c, [&](const Case& sized) { test(sized); });
   }
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (int bits = 0; bits < 8; ++bits) {
