@@ -117,12 +117,11 @@ struct Pipeline {
     ops.layer_norm(space.output, p.ln_f_weight, p.ln_f_bias, rows(), width(), space.ln_f);
   }
 
-  // logits[count, V] of the hidden states from row `first` on.
-  void head(std::int64_t first, std::int64_t count, float* logits) const {
+  // logits[rows, V] of the hidden states.
+  void head(float* logits) const {
     const std::int64_t c = width(), v = config.vocab_size;
     const float* table = SharedTensors<const float>(layout, params).token_table;
-    ops.gemm({false, true, count, v, c, space.ln_f.out + first * c, c, table, c, logits, v, false,
-              nullptr},
+    ops.gemm({false, true, rows(), v, c, space.ln_f.out, c, table, c, logits, v, false, nullptr},
              space.scratch);
   }
 
@@ -316,20 +315,14 @@ double Gpt::loss(const float* params, const TokenBatch& tokens, const TokenBatch
   return loss;
 }
 
-void Gpt::run_inference(const float* params, const TokenBatch& tokens, std::int64_t first_row,
-                        float* logits, void* workspace, std::size_t workspace_bytes) const {
-  const std::int64_t rows = tokens.batch * tokens.length - first_row;
-  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {}, nullptr,
-      [&](const Pipeline& pipeline) {
-        require_buffer(logits, rows * config_.vocab_size, DType::f32, "logits");
-        pipeline.forward();
-        pipeline.head(first_row, rows, logits);
-      });
-}
-
 void Gpt::logits(const float* params, const TokenBatch& tokens, float* logits, void* workspace,
                  std::size_t workspace_bytes) const {
-  run_inference(params, tokens, 0, logits, workspace, workspace_bytes);
+  run(config_, layout_, params, tokens, Pass::inference, workspace, workspace_bytes, {}, nullptr,
+      [&](const Pipeline& pipeline) {
+        require_buffer(logits, pipeline.rows() * config_.vocab_size, DType::f32, "logits");
+        pipeline.forward();
+        pipeline.head(logits);
+      });
 }
 
 }  // namespace flatstep

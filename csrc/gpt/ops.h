@@ -58,7 +58,7 @@ class GptOps {
   // Products with what follows while C is in the cache; C is contiguous.
   // activated = gelu(C)
   virtual void gemm_gelu(const Gemm& call, float* activated, float* scratch) const = 0;
-  // C = residual + dropout(product)
+  // C = residual + dropout(product); residual is not C
   virtual void gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
                              float* scratch) const = 0;
   // C = product * gelu'(hidden); column_sums[j] = sum over rows of C[i, j], or added with

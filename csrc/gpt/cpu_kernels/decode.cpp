@@ -2,9 +2,9 @@
 // token, where the speed of the memory is the limit and packing would cost more than the product.
 // Every sum has one order, whatever rows and columns stand beside it.
 #include <algorithm>
+#include <type_traits>
 
 #include "cpu/kernels/vector.h"
-#include "element/exponential.h"
 #include "gpt/cpu_kernels/softmax.h"
 #include "gpt/cpu_kernels/tables.h"
 
@@ -17,6 +17,26 @@ constexpr int kMostRows = 4;
 template <int Rows>
 constexpr int kColumns = Rows <= 2 || kVectorBytes == 64 ? 4 : 2;
 constexpr int kDepth = 4;  // rows of the matrix that one visit of the sums adds
+
+// Calls visit(size, row) for groups of at most that many rows; the size is a type's value.
+template <class Visit>
+inline void for_each_group(std::int64_t rows, const Visit& visit) {
+  for (std::int64_t r = 0; r < rows; r += kMostRows) {
+    switch (std::min<std::int64_t>(kMostRows, rows - r)) {
+      case 1:
+        visit(std::integral_constant<int, 1>(), r);
+        break;
+      case 2:
+        visit(std::integral_constant<int, 2>(), r);
+        break;
+      case 3:
+        visit(std::integral_constant<int, 3>(), r);
+        break;
+      default:
+        visit(std::integral_constant<int, kMostRows>(), r);
+    }
+  }
+}
 
 // F is Vector<float> or float.
 template <class F>
@@ -85,21 +105,9 @@ void row_group(const RowProduct& p, std::int64_t r, std::int64_t begin, std::int
 }
 
 void rows_times_matrix(const RowProduct& p, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t r = 0; r < p.rows; r += kMostRows) {
-    switch (std::min<std::int64_t>(kMostRows, p.rows - r)) {
-      case 1:
-        row_group<1>(p, r, begin, end);
-        break;
-      case 2:
-        row_group<2>(p, r, begin, end);
-        break;
-      case 3:
-        row_group<3>(p, r, begin, end);
-        break;
-      default:
-        row_group<4>(p, r, begin, end);
-    }
-  }
+  for_each_group(p.rows, [&](auto size, std::int64_t r) {
+    row_group<decltype(size)::value>(p, r, begin, end);
+  });
 }
 
 // The lanes of a vector, pairwise.
@@ -150,21 +158,9 @@ void dot_group(const RowProduct& p, std::int64_t r, std::int64_t begin, std::int
 }
 
 void rows_dot_rows(const RowProduct& p, std::int64_t begin, std::int64_t end) {
-  for (std::int64_t r = 0; r < p.rows; r += kMostRows) {
-    switch (std::min<std::int64_t>(kMostRows, p.rows - r)) {
-      case 1:
-        dot_group<1>(p, r, begin, end);
-        break;
-      case 2:
-        dot_group<2>(p, r, begin, end);
-        break;
-      case 3:
-        dot_group<3>(p, r, begin, end);
-        break;
-      default:
-        dot_group<4>(p, r, begin, end);
-    }
-  }
+  for_each_group(p.rows, [&](auto size, std::int64_t r) {
+    dot_group<decltype(size)::value>(p, r, begin, end);
+  });
 }
 
 }  // namespace

@@ -153,10 +153,6 @@ class FLATSTEP_API Gpt {
   }
 
  private:
-  // Logits of the rows from first_row on.
-  void run_inference(const float* params, const TokenBatch& tokens, std::int64_t first_row,
-                     float* logits, void* workspace, std::size_t workspace_bytes) const;
-
   GptConfig config_;
   Layout layout_;
 };
