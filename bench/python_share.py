@@ -9,9 +9,9 @@ step (batches, schedule, checks of arguments, results) is Python.
 import argparse
 import time
 
-from flatstep.data import load_corpus
-from flatstep.run_config import make_config
-from flatstep.trainer import Trainer
+from flatstep.data.corpus import load_corpus
+from flatstep.training.config import make_config
+from flatstep.training.trainer import Trainer
 
 
 class Clocked:

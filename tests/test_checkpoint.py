@@ -13,14 +13,14 @@ from safetensors.numpy import load_file, save_file
 import flatstep as fs
 from flatstep._safetensors import read_into
 from flatstep._safetensors import save_file as save_own_file
-from flatstep.checkpoint import (
+from flatstep.errors import CheckpointError
+from flatstep.training.checkpoint import (
     list_checkpoints,
     load_checkpoint,
     load_newest,
     save_checkpoint,
     verify_files,
 )
-from flatstep.errors import CheckpointError
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
 OPTIMIZERS = {"adamw": fs.AdamW, "adam": fs.Adam, "sgd": fs.SGD}

@@ -13,9 +13,11 @@ from pathlib import Path
 import pytest
 
 import flatstep as fs
-from flatstep.run_config import SCHEDULES, TrainConfig, make_config, read_config, write_config
-from flatstep.sample import _decoded
-from flatstep.trainer import make_schedule
+from flatstep.training.config import make_config
+from flatstep.training.options import SCHEDULES, TrainConfig
+from flatstep.training.run_folder import read_config, write_config
+from flatstep.training.sampling import _decoded
+from flatstep.training.trainer import make_schedule
 
 TINY = [
     "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--batch-size", "4",

@@ -3,8 +3,13 @@
 import numpy as np
 import pytest
 
-from flatstep.batches import Batches, evaluation_batches, permute
-from flatstep.data import load_corpus, read_documents, split_documents, standard_library_files
+from flatstep.data.batches import Batches, evaluation_batches, permute
+from flatstep.data.corpus import (
+    load_corpus,
+    read_documents,
+    split_documents,
+    standard_library_files,
+)
 from flatstep.errors import InputError
 
 

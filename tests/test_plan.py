@@ -70,7 +70,7 @@ PROGRAM = """
 import sys, tempfile
 import numpy as np
 import flatstep as fs
-from flatstep.checkpoint import load_newest, save_checkpoint
+from flatstep.training.checkpoint import load_newest, save_checkpoint
 
 def status(field):
     lines = open("/proc/self/status")

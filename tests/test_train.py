@@ -10,10 +10,10 @@ import pytest
 from safetensors.numpy import load_file
 
 import flatstep as fs
-from flatstep import train
-from flatstep.checkpoint import list_checkpoints
 from flatstep.errors import CheckpointError, InputError, RunFailed
-from flatstep.trainer import Trainer
+from flatstep.training import loop as train
+from flatstep.training.checkpoint import list_checkpoints
+from flatstep.training.trainer import Trainer
 
 TINY = {
     "steps": 12, "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4,

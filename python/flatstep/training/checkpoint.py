@@ -14,9 +14,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from ._files import read_json, sync, write_json
-from ._safetensors import TYPE_NAMES, read_into, save_file
-from .errors import CheckpointError
+from .._files import read_json, sync, write_json
+from .._safetensors import TYPE_NAMES, read_into, save_file
+from ..errors import CheckpointError
 
 FORMAT = "flatstep checkpoint"
 VERSION = 1

@@ -15,12 +15,14 @@ from pathlib import Path
 
 import flatstep
 
+from ..data.corpus import load_corpus
+from ..errors import InputError, RunFailed
 from .checkpoint import list_checkpoints
-from .data import load_corpus
-from .errors import InputError, RunFailed
+from .config import make_config
+from .options import option_name
 from .progress import MetricsFile, Progress, StopSignals, warn
-from .run_config import create_run_folder, make_config, option_name, read_config, write_config
-from .sample import generate_text
+from .run_folder import create_run_folder, read_config, write_config
+from .sampling import generate_text
 from .trainer import Trainer
 
 MOST_SKIPS_IN_A_ROW = 10

@@ -8,7 +8,7 @@ import math
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 
 _GOLDEN = 0x9E3779B97F4A7C15  # splitmix64: Steele, Lea and Flood, OOPSLA 2014
 _MIX = np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB], dtype=np.uint64)

@@ -1,12 +1,21 @@
 """`flatstep plan`: the memory of a training run, as a table or as JSON."""
 
 import json
+from dataclasses import fields
 
 import flatstep
 
-from ._memory import available_memory
-from .errors import InputError
+from .._memory import available_memory
+from ..errors import InputError
+from ..training.options import TrainConfig
+from . import add_command, add_option, given_options
 
+EXAMPLES = """examples:
+  flatstep plan --n-layer 6 --n-head 6 --n-embd 384 --block-size 256 --batch-size 8
+  flatstep plan --vocab-size 50257 --n-layer 12 --n-head 12 --n-embd 768 --block-size 1024 \\
+      --batch-size 4 --recompute --optimizer-state 8bit   GPT-2 124M
+
+Options that `flatstep train` has mean the same here; nothing is allocated."""
 # Options of `flatstep train` on which memory depends.
 OPTIONS = (
     "device", "threads", "n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum",
@@ -24,10 +33,23 @@ _WORDS = {
 }
 
 
-def run(config, vocab_size, as_json):
-    """Prints the plan of a TrainConfig. Raises InputError."""
-    from .trainer import model_shape  # and with it the code for data, which other commands spare
+def add(commands):
+    """Adds the command's parser."""
+    summary = "Show the memory that a training run would take, by part."
+    parser = add_command(commands, "plan", run, summary, EXAMPLES)
+    parser.add_argument("--vocab-size", type=int, default=256, metavar="INT", help="tokens [256]")
+    for item in fields(TrainConfig):
+        if item.name in OPTIONS:
+            add_option(parser, item)
+    parser.add_argument("--json", action="store_true", help="as one JSON object")
 
+
+def run(arguments):
+    """Prints the plan. Raises InputError."""
+    from ..training.config import make_config
+    from ..training.trainer import model_shape
+
+    config, vocab_size = make_config(given_options(arguments)), arguments.vocab_size
     if not 1 <= vocab_size < 2**31:
         raise InputError(f"--vocab-size must be from 1 to {2**31 - 1}, got {vocab_size}")
     if config.device != "cpu":
@@ -44,11 +66,12 @@ def run(config, vocab_size, as_json):
     )
     available = available_memory()
     largest = None if available is None else plan.largest_batch(available)
-    if as_json:
+    if arguments.json:
         result = {"bytes": plan.parts, "total": plan.total, "available": available}
         print(json.dumps(result | {"largest_batch": largest}, indent=2))
     else:
         print("\n".join(_lines(plan, available, largest)))
+    return 0
 
 
 def _lines(plan, available, largest):

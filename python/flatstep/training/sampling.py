@@ -5,10 +5,10 @@ import itertools
 
 import numpy as np
 
+from ..errors import InputError
 from .checkpoint import load_newest
-from .errors import InputError
 from .progress import warn
-from .run_config import read_config
+from .run_folder import read_config
 from .trainer import make_model
 
 

@@ -6,9 +6,9 @@ import numpy as np
 
 import flatstep
 
-from .batches import Batches, evaluation_batches
+from ..data.batches import Batches, evaluation_batches
+from ..errors import InputError, RunFailed
 from .checkpoint import load_newest, save_checkpoint
-from .errors import InputError, RunFailed
 
 
 def make_schedule(config):

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .errors import InputError
+from ..errors import InputError
 
 STANDARD_LIBRARY_LIMIT = 12_000_000
 _SKIPPED_LIBRARY_FOLDERS = {

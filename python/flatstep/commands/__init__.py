@@ -1,0 +1,45 @@
+"""The commands of `flatstep`, one file each: add(commands) makes the parser, run(arguments) works.
+
+A command's file imports what its work needs when it runs: the others start without.
+"""
+
+import argparse
+from dataclasses import fields
+
+from ..training.options import DERIVED, TrainConfig, option_name
+
+
+def add_command(commands, name, run, summary, examples):
+    """The parser of one command, which `commands` (an argparse action) gets. `run` returns its exit
+    code."""
+    parser = commands.add_parser(name, help=summary, description=summary, epilog=examples)
+    parser.set_defaults(run=run)
+    # SUPPRESS: `flatstep --debug train` must not be undone by the default of `train`.
+    parser.add_argument(
+        "--debug", action="store_true", default=argparse.SUPPRESS, help="show the traceback"
+    )
+    return parser
+
+
+def add_option(parser, item):
+    """One field of TrainConfig."""
+    default = "" if item.name in DERIVED else f" [{item.default}]"
+    # Only what was typed arrives, so that --resume can tell it from a default.
+    common = {"default": argparse.SUPPRESS, "help": item.metadata["help"] + default}
+    if item.type is bool:
+        common["help"] = item.metadata["help"]
+        parser.add_argument(option_name(item.name), action=argparse.BooleanOptionalAction, **common)
+        return
+    parser.add_argument(
+        option_name(item.name),
+        type=item.type,
+        choices=item.metadata.get("choices"),
+        metavar=None if "choices" in item.metadata else item.type.__name__.upper(),
+        **common,
+    )
+
+
+def given_options(arguments):
+    """{field of TrainConfig: value} of those that were typed."""
+    names = {item.name for item in fields(TrainConfig)}
+    return {name: value for name, value in vars(arguments).items() if name in names}

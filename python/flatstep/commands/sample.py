@@ -1,0 +1,62 @@
+"""`flatstep sample`: text from a trained model."""
+
+import sys
+
+from ..errors import InputError
+from . import add_command
+
+EXAMPLES = """examples:
+  flatstep sample runs/001 --prompt 'def main(' --tokens 500
+  flatstep sample runs/001 --temperature 0.5 --seed 7
+  flatstep sample runs/001 --temperature 1 --top-p 0.9
+
+The text appears as it is made."""
+
+
+def add(commands):
+    """Adds the command's parser."""
+    summary = "Print text that a run's model makes up."
+    parser = add_command(commands, "sample", run, summary, EXAMPLES)
+    parser.add_argument("folder", metavar="RUN", help="the folder of a run")
+    parser.add_argument("--prompt", default="", help="how the text begins [a new line]")
+    parser.add_argument("--tokens", type=int, default=400, metavar="N", help="how many [400]")
+    parser.add_argument(
+        "--temperature", type=float, default=0.8, help="below 1 safer, above 1 wilder [0.8]"
+    )
+    parser.add_argument("--top-k", type=int, metavar="K", help="only the K likeliest [all]")
+    parser.add_argument(
+        "--top-p", type=float, metavar="P", help="only the likeliest, up to probability P [all]"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="another seed, another text [0]")
+
+
+def run(arguments):
+    """Prints the text piece by piece."""
+    from ..training.sampling import load_run, stream_text
+
+    _check_sampling(arguments)
+    for piece in stream_text(
+        load_run(arguments.folder),
+        arguments.prompt.encode(errors="surrogateescape"),
+        arguments.tokens,
+        temperature=arguments.temperature,
+        top_k=arguments.top_k,
+        top_p=arguments.top_p,
+        seed=arguments.seed,
+    ):
+        print(piece, end="", flush=True)
+    print()
+    return 0
+
+
+def _check_sampling(arguments):
+    limits = [
+        ("--tokens", arguments.tokens, 1, 2**31 - 1),
+        ("--temperature", arguments.temperature, 0.0, sys.float_info.max),
+        ("--top-p", 1.0 if arguments.top_p is None else arguments.top_p, 0.0, 1.0),
+        ("--top-k", 1 if arguments.top_k is None else arguments.top_k, 1, 2**31 - 1),
+        ("--seed", arguments.seed, 0, 2**63 - 1),
+    ]
+    for name, value, least, most in limits:
+        if not least <= value <= most:
+            raise InputError(f"{name} must be from {least} to {most:g}, got {value}")
