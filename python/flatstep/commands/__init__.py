@@ -21,8 +21,18 @@ def add_command(commands, name, run, summary, examples):
     return parser
 
 
-def add_option(parser, item):
-    """One field of TrainConfig."""
+def add_options(parser, names=None):
+    """The fields of TrainConfig, or those among `names`, in groups."""
+    groups = {}
+    for item in fields(TrainConfig):
+        if names is None or item.name in names:
+            title = item.metadata["group"]
+            if title not in groups:
+                groups[title] = parser.add_argument_group(title)
+            _add_option(groups[title], item)
+
+
+def _add_option(parser, item):
     default = "" if item.name in DERIVED else f" [{item.default}]"
     # Only what was typed arrives, so that --resume can tell it from a default.
     common = {"default": argparse.SUPPRESS, "help": item.metadata["help"] + default}

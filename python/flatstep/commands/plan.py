@@ -1,14 +1,12 @@
 """`flatstep plan`: the memory of a training run, as a table or as JSON."""
 
 import json
-from dataclasses import fields
 
 import flatstep
 
 from .._memory import available_memory
 from ..errors import InputError
-from ..training.options import TrainConfig
-from . import add_command, add_option, given_options
+from . import add_command, add_options, given_options
 
 EXAMPLES = """examples:
   flatstep plan --n-layer 6 --n-head 6 --n-embd 384 --block-size 256 --batch-size 8
@@ -38,9 +36,7 @@ def add(commands):
     summary = "Show the memory that a training run would take, by part."
     parser = add_command(commands, "plan", run, summary, EXAMPLES)
     parser.add_argument("--vocab-size", type=int, default=256, metavar="INT", help="tokens [256]")
-    for item in fields(TrainConfig):
-        if item.name in OPTIONS:
-            add_option(parser, item)
+    add_options(parser, OPTIONS)
     parser.add_argument("--json", action="store_true", help="as one JSON object")
 
 

@@ -1,10 +1,7 @@
 """`flatstep train`: a new run, or on with one."""
 
-from dataclasses import fields
-
 from ..errors import InputError
-from ..training.options import TrainConfig
-from . import add_command, add_option, given_options
+from . import add_command, add_options, given_options
 
 EXAMPLES = """examples:
   flatstep train                          Python's own library, a small model, a minute or two
@@ -23,8 +20,7 @@ def add(commands):
     )
     parser.add_argument("--out", metavar="RUN", help="folder of the new run [the next runs/NNN]")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run")
-    for item in fields(TrainConfig):
-        add_option(parser, item)
+    add_options(parser)
     parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
 
 

@@ -19,7 +19,7 @@ from ..data.corpus import load_corpus
 from ..errors import InputError, RunFailed
 from .checkpoint import list_checkpoints
 from .config import make_config
-from .options import option_name
+from .options import TrainConfig, option_name
 from .progress import MetricsFile, Progress, StopSignals, warn
 from .run_folder import create_run_folder, read_config, write_config
 from .sampling import generate_text
@@ -28,7 +28,7 @@ from .trainer import Trainer
 MOST_SKIPS_IN_A_ROW = 10
 SAMPLE_BYTES = 400
 SAMPLE_OPERATIONS = 10**12
-MAY_DIFFER_ON_RESUME = ("steps", "threads", "recompute")
+MAY_DIFFER_ON_RESUME = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("free")}
 
 
 @dataclass(frozen=True)

@@ -6,54 +6,134 @@ from dataclasses import dataclass, field
 
 SCHEDULES = (
     "constant", "warmup_constant", "warmup_linear", "warmup_cosine", "inverse_sqrt", "noam",
-    "wsd", "one_cycle",
+    "polynomial", "wsd", "one_cycle", "cosine_restarts",
 )  # fmt: skip
-DECAYING = ("warmup_linear", "warmup_cosine", "wsd", "one_cycle")
+DECAYING = (
+    "warmup_linear", "warmup_cosine", "polynomial", "wsd", "one_cycle", "cosine_restarts",
+)  # fmt: skip
+VOCABULARIES = ("auto", "byte", "char", "bpe", "ids")
 
 
-def _option(default, help, **limits):
-    return field(default=default, metadata={"help": help, **limits})
+def _group(group):
+    """A function that makes the fields of one group of the help text.
+
+    least, most, above, below: limits of a number; choices: of a text. free: the value may differ
+    when a run is resumed, since it does not change what a step computes.
+    """
+
+    def option(default, help, **rules):
+        return field(default=default, metadata={"group": group, "help": help, **rules})
+
+    return option
+
+
+_text, _model, _batch = _group("text"), _group("model"), _group("steps and batches")
+_update, _watch, _keep = _group("optimizer"), _group("watching the run"), _group("keeping it")
 
 
 @dataclass(frozen=True)
 class TrainConfig:
     """What a run computes, every value resolved. `make_config` fills in what depends on others."""
 
-    steps: int = _option(1500, "optimizer steps in all", least=1)
-    seed: int = _option(0, "of the weights, the data's order, dropout", least=0, most=2**63 - 1)
-    device: str = _option("cpu", "where to compute")
-    threads: int = _option(0, "CPU threads, 0 for all; they never change the result", least=0)
-    vocab: str = _option("byte", "how text becomes tokens", choices=("byte",))
-    val_fraction: float = _option(0.1, "share of the text kept to validate", above=0.0, below=1.0)
-    n_layer: int = _option(4, "Transformer blocks", least=1)
-    n_head: int = _option(4, "attention heads", least=1)
-    n_embd: int = _option(128, "width, a multiple of --n-head", least=1)
-    block_size: int = _option(64, "tokens the model sees at once", least=1)
-    batch_size: int = _option(12, "windows in one forward and backward pass", least=1)
-    grad_accum: int = _option(1, "passes summed for one optimizer step", least=1)
-    recompute: bool = _option(False, "less memory, up to a fifth more time, the same result")
-    dropout: float = _option(0.0, "probability of dropping an activation", least=0.0, below=1.0)
-    label_smoothing: float = _option(0.0, "share spread over all tokens", least=0.0, below=1.0)
-    optimizer: str = _option("adamw", "update rule", choices=("adamw", "adam", "sgd"))
-    optimizer_state: str = _option("full", "its moments: 4 bytes or 1", choices=("full", "8bit"))
-    lr: float = _option(
+    steps: int = _batch(1500, "optimizer steps in all", least=1, free=True)
+    seed: int = _batch(0, "of the weights, the data's order, dropout", least=0, most=2**63 - 1)
+    device: str = _batch("cpu", "where to compute")
+    threads: int = _batch(
+        0, "CPU threads, 0 for all; they never change the result", least=0, free=True
+    )
+    vocab: str = _text(
+        "auto",
+        "how text becomes tokens: bytes, characters, byte pairs (needs the extra [bpe]), or the "
+        "numbers of .bin files as they are; auto is byte for text, and what prepared files hold",
+        choices=VOCABULARIES,
+    )
+    tokenizer: str = _text("", "a Hugging Face tokenizer.json, for --vocab bpe [a new one]")
+    vocab_size: int = _text(
+        0, "tokens of a new BPE vocabulary [4096], or of .bin files [their largest + 1]", least=0
+    )
+    text_field: str = _text("text", "the key of .jsonl files that holds the text")
+    val_fraction: float = _text(0.1, "share of the text kept to validate", above=0.0, below=1.0)
+    val_split: str = _text(
+        "auto",
+        "whole documents for validation, spread over their sizes, or the tail of the text; auto is "
+        "documents where their sizes allow it",
+        choices=("auto", "documents", "tail"),
+    )
+    n_layer: int = _model(4, "Transformer blocks", least=1)
+    n_head: int = _model(4, "attention heads", least=1)
+    n_embd: int = _model(128, "width, a multiple of --n-head", least=1)
+    block_size: int = _model(64, "tokens the model sees at once", least=1)
+    batch_size: int = _batch(12, "windows in one forward and backward pass", least=1)
+    grad_accum: int = _batch(1, "passes summed for one optimizer step", least=1)
+    recompute: bool = _batch(
+        False, "less memory, up to a fifth more time, the same result", free=True
+    )
+    dropout: float = _model(0.0, "probability of dropping an activation", least=0.0, below=1.0)
+    label_smoothing: float = _update(0.0, "share spread over all tokens", least=0.0, below=1.0)
+    optimizer: str = _update("adamw", "update rule", choices=("adamw", "adam", "sgd"))
+    optimizer_state: str = _update("full", "its moments: 4 bytes or 1", choices=("full", "8bit"))
+    lr: float = _update(
         3e-3,
         "peak learning rate [by width: 0.384/n_embd, at most 0.003; sgd 0.1]; factor of noam [1]",
         above=0.0,
     )
-    min_lr: float = _option(3e-4, "last rate of a decaying schedule [lr/10]", least=0.0)
-    warmup: int = _option(100, "steps up to the peak [100, at most a tenth of all]", least=0)
-    schedule: str = _option("warmup_cosine", "learning rate over the steps", choices=SCHEDULES)
-    weight_decay: float = _option(0.1, "of the matrices [adamw 0.1; adam, sgd 0]", least=0.0)
-    beta1: float = _option(0.9, "decay of the mean gradient; momentum of sgd", least=0.0, below=1.0)
-    beta2: float = _option(0.99, "decay of the mean squared gradient", least=0.0, below=1.0)
-    max_norm: float = _option(1.0, "clip gradients to this global norm, 0 never", least=0.0)
-    eval_every: int = _option(250, "steps between validations, 0 only at the end", least=0)
-    save_every: int = _option(500, "steps between checkpoints, 0 only at the end", least=0)
+    min_lr: float = _update(3e-4, "last rate of a decaying schedule [lr/10]", least=0.0)
+    warmup: int = _update(100, "steps up to the peak [100, at most a tenth of all]", least=0)
+    schedule: str = _update("warmup_cosine", "learning rate over the steps", choices=SCHEDULES)
+    decay_steps: int = _update(0, "steps of the last phase of wsd [a fifth of all]", least=0)
+    cycles: int = _update(1, "of cosine_restarts", least=1)
+    power: float = _update(1.0, "of polynomial", above=0.0)
+    weight_decay: float = _update(0.1, "of --decay's tensors [adamw 0.1; adam, sgd 0]", least=0.0)
+    decay: str = _update(
+        "matrices",
+        "what decays: matrices and embeddings, only the matrices of the layers, or all tensors",
+        choices=("matrices", "layers", "all"),
+    )
+    beta1: float = _update(0.9, "decay of the mean gradient; momentum of sgd", least=0.0, below=1.0)
+    beta2: float = _update(0.99, "decay of the mean squared gradient", least=0.0, below=1.0)
+    eps: float = _update(1e-8, "added to the root of the mean square", above=0.0)
+    nesterov: bool = _update(False, "Nesterov's momentum, for sgd")
+    max_norm: float = _update(1.0, "clip gradients to this global norm, 0 never", least=0.0)
+    on_nonfinite: str = _watch(
+        "skip",
+        "a gradient that is not finite: leave the step out and warn, or end the run",
+        choices=("skip", "stop"),
+        free=True,
+    )
+    max_skips: int = _watch(10, "so many steps left out in a row end the run", least=1, free=True)
+    on_spike: str = _watch(
+        "warn",
+        "a loss or gradient norm far above those of the last 128 steps: nothing, a warning, leave "
+        "the step out, or end the run",
+        choices=("off", "warn", "skip", "stop"),
+    )
+    spike_threshold: float = _watch(8.0, "how many standard deviations are far", above=0.0)
+    eval_every: int = _watch(
+        250, "steps between validations, 0 only at the end", least=0, free=True
+    )
+    eval_tokens: int = _watch(
+        32768, "tokens a validation looks at, spread over its text, 0 all", least=0, free=True
+    )
+    patience: int = _watch(
+        0, "validations without a new best that end the run, 0 none do", least=0, free=True
+    )
+    sample_every: int = _watch(0, "steps between samples, 0 only at the end", least=0, free=True)
+    log: str = _watch(
+        "none",
+        "besides metrics.jsonl (TensorBoard: extra [tensorboard]; Weights & Biases: [wandb])",
+        choices=("none", "tensorboard", "wandb"),
+        free=True,
+    )
+    plot: bool = _watch(True, "write loss.png where matplotlib (extra [plot]) is there", free=True)
+    save_every: int = _keep(500, "steps between checkpoints, 0 only at the end", least=0, free=True)
+    keep: int = _keep(2, "newest checkpoints to keep", least=1, free=True)
+    keep_best: bool = _keep(
+        True, "save at each new best validation loss, and keep that checkpoint too", free=True
+    )
 
 
 # Defaults that follow from other options.
-DERIVED = ("lr", "min_lr", "warmup", "weight_decay")
+DERIVED = ("lr", "min_lr", "warmup", "weight_decay", "decay_steps", "tokenizer", "vocab_size")
 
 
 def option_name(name):

@@ -20,7 +20,12 @@ def make_schedule(config):
         return make(config.n_embd, config.warmup, factor=config.lr)
     if config.schedule in ("warmup_constant", "inverse_sqrt"):
         return make(config.lr, config.warmup)
-    return make(config.lr, config.warmup, config.steps, min_lr=config.min_lr)
+    own = {
+        "wsd": {"decay": config.decay_steps},
+        "polynomial": {"power": config.power},
+        "cosine_restarts": {"cycles": config.cycles},
+    }.get(config.schedule, {})
+    return make(config.lr, config.warmup, config.steps, min_lr=config.min_lr, **own)
 
 
 def model_shape(config, vocab_size=256):
@@ -46,19 +51,32 @@ def make_model(config):
         raise InputError(f"no such model on --device {config.device}: {error}") from error
 
 
+def decaying_layout(config, layout):
+    """The layout of a model with weight decay 0 for what --decay leaves out."""
+    if config.decay == "matrices":  # as the model itself has it
+        return layout
+    entries = []
+    for entry in layout.entries:
+        embedding = entry.name.split(".")[1] in ("wte", "wpe")
+        left_out = config.decay == "layers" and (len(entry.shape) < 2 or embedding)
+        entries.append((entry.name, entry.shape, {"weight_decay": 0.0} if left_out else {}))
+    return flatstep.Layout(entries)
+
+
 def make_optimizer(config, model):
     """The optimizer of a TrainConfig over the flat parameters of `model`."""
     common = {
         "lr": config.lr,
         "weight_decay": config.weight_decay,
-        "layout": model.layout,
+        "layout": decaying_layout(config, model.layout),
         "state": config.optimizer_state,
         "seed": config.seed,
     }
     if config.optimizer == "sgd":
-        return flatstep.SGD(model.params, momentum=config.beta1, **common)
+        return flatstep.SGD(model.params, momentum=config.beta1, nesterov=config.nesterov, **common)
     kind = {"adamw": flatstep.AdamW, "adam": flatstep.Adam}[config.optimizer]
-    return kind(model.params, betas=(config.beta1, config.beta2), **common)
+    betas = (config.beta1, config.beta2)
+    return kind(model.params, betas=betas, eps=config.eps, **common)
 
 
 class Trainer:
