@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import flatstep as fs
+from flatstep.data.vocabulary import ByteVocabulary
 from flatstep.training.config import make_config
 from flatstep.training.options import SCHEDULES, TrainConfig
 from flatstep.training.run_folder import read_config, write_config
@@ -61,7 +62,7 @@ def test_version_cmake_root_and_help():
     assert flatstep("--version").stdout == f"flatstep {fs.__version__}\n"
     root = Path(flatstep("--cmake-root").stdout.strip())
     assert root == Path(fs.__file__).resolve().parent
-    for command in ((), ("train",), ("sample",), ("info",)):
+    for command in ((), ("train",), ("prepare",), ("sample",), ("info",)):
         done = flatstep(*command, "--help")
         assert done.returncode == 0
         assert "examples:\n  flatstep" in done.stdout
@@ -83,15 +84,15 @@ def test_info_tells_what_the_library_tells():
 def test_a_run_shows_what_it_does_and_leaves_a_whole_folder(tmp_path, text):
     done = flatstep("train", text, *TINY, "--steps", 20, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for part in ("device  cpu", "text    1 file", "model   1 layers", "steps   20 of 4 x 16",
-                 "loss    train", "sample  400 bytes", "flatstep sample runs/001",
+    for part in ("device  cpu", "text    1 document", "model   1 layers", "steps   20 of 4 x 16",
+                 "loss    train", "sample  400 tokens", "flatstep sample runs/001",
                  "flatstep train --resume runs/001"):  # fmt: skip
         assert part in done.stdout
     assert "step 20/20" in done.stderr
     assert "Traceback" not in done.stderr
     run = tmp_path / "runs" / "001"
     assert sorted(path.name for path in run.iterdir()) == [
-        "checkpoints", "config.toml", "metrics.jsonl",
+        "checkpoints", "config.toml", "metrics.jsonl", "vocabulary.json",
     ]  # fmt: skip
     config = tomllib.loads((run / "config.toml").read_text())
     assert config["data_files"] == [str(text)]
@@ -138,12 +139,22 @@ BAD_CALLS = [
     (("train", "--warmup", "0", "--schedule", "noam"), "--warmup must be at least 1"),
     (("train", "--seed", "-1"), "--seed must be at least 0"),
     (("train", "--batch-size", "9999999999"), "--batch-size must be at most"),
-    (("train", "--vocab", "bpe"), "--vocab"),
+    (("train", "--vocab", "bqe"), "--vocab"),
+    (("train", "short.txt", "--vocab", "char", "--tokenizer", "t"), "--tokenizer has no meaning"),
+    (("train", "short.txt", "--vocab", "ids"), "short.txt: text, but the vocabulary is of ids"),
+    (("train", "short.txt", "--vocab-size", "300"), "the byte vocabulary has 256 tokens"),
+    (("train", "short.txt", "--val", "missing.txt"), "missing.txt: cannot be read"),
+    (("prepare", "short.txt"), "--out"),
+    (("prepare", "short.txt", "--out", "full"), "full: the folder is not empty"),
+    (("prepare", "short.txt", "--out", "empty.txt"), "empty.txt: a file, not a folder"),
+    (("prepare", "missing.txt", "--out", "new"), "missing.txt: cannot be read"),
     (("train", "--optimizer", "lion"), "--optimizer"),
     (("train", "--device", "abacus"), "abacus"),
     (("train", "missing.txt"), "missing.txt: cannot be read: No such file"),
     (("train", "empty.txt"), "empty.txt: the file is empty"),
-    (("train", "binary.bin"), "binary.bin: a binary file"),
+    (("train", "binary.dat"), "binary.dat: a binary file"),
+    (("train", "binary.bin"), "3 tokens in all, too few for --block-size 64"),
+    (("train", "binary.bin", "short.txt"), "short.txt (text) cannot go together"),
     (("train", "short.txt"), "too few for --block-size 64"),
     (("train", "empty"), "empty: no text files in this folder"),
     (("train", "short.txt", "--block-size", "8", "--out", "full"), "full: the folder is not empty"),
@@ -167,7 +178,8 @@ def test_bad_call_is_one_line_and_writes_nothing(tmp_path, call, part):
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes").write_text("mine")
     (tmp_path / "empty.txt").write_bytes(b"")
-    (tmp_path / "binary.bin").write_bytes(b"\x7fELF\0\0")
+    for name in ("binary.dat", "binary.bin"):
+        (tmp_path / name).write_bytes(b"\x7fELF\0\0")
     (tmp_path / "short.txt").write_text("a short text, some words\n" * 4)
     before = sorted(tmp_path.rglob("*"))
     assert_one_line_error(flatstep(*call, cwd=tmp_path), 2, part)
@@ -246,10 +258,10 @@ def test_sample_prints_while_it_goes(run):
 def test_text_in_pieces():
     """Characters of several bytes, cut ones, and bytes that are no UTF-8."""
     text = "naïve ✓ 😀".encode() + b"\xff\xf0\x9f\x98"
-    pieces = list(_decoded(iter(text), 4))
+    pieces = list(_decoded(ByteVocabulary().decoder(), list(text[:4]), iter(text[4:])))
     assert pieces[0] == "naï" and "".join(pieces) == text.decode(errors="replace")
     assert max(len(piece) for piece in pieces[1:]) == 1
-    assert list(_decoded(iter(b""), 0)) == ["", ""]
+    assert list(_decoded(ByteVocabulary().decoder(), [], iter(b""))) == ["", ""]
 
 
 def test_sample_of_a_run_without_checkpoint(tmp_path, run):

@@ -4,26 +4,37 @@ import numpy as np
 import pytest
 
 from flatstep.data.batches import Batches, evaluation_batches, permute
-from flatstep.data.corpus import (
-    load_corpus,
-    read_documents,
-    split_documents,
-    standard_library_files,
-)
+from flatstep.data.corpus import load_corpus
+from flatstep.data.sources import Document, read_documents, standard_library_files
+from flatstep.data.split import split_documents
 from flatstep.errors import InputError
+from flatstep.training.config import make_config
 
 
-def corpus(*paths, block_size=8, val_fraction=0.1):
-    return load_corpus([str(p) for p in paths], block_size=block_size, val_fraction=val_fraction)
+def corpus(*paths, validation=None, **options):
+    return load_corpus(
+        [str(p) for p in paths], make_config({"block_size": 8} | options), validation=validation
+    )
+
+
+def values(tokens):
+    return np.concatenate(list(tokens.chunks())).tobytes()
+
+
+def split(texts, *arguments, **options):
+    """The texts of the training and validation pieces, and the words."""
+    documents = [Document(f"d{k}", 0, text) for k, text in enumerate(texts)]
+    train, validation, how = split_documents(documents, *arguments, **options)
+    return [bytes(p.text) for p in train], [bytes(p.text) for p in validation], how
 
 
 def test_one_file_is_split_at_its_tail(tmp_path):
     text = bytes(range(32, 127)) * 20
     (tmp_path / "a.txt").write_bytes(text)
     found = corpus(tmp_path / "a.txt")
-    assert found.train.tobytes() == text[:1710]
-    assert found.validation.tobytes() == text[1710:]
-    assert found.tokens.dtype == np.uint8
+    assert values(found.train) == text[:1710]
+    assert values(found.validation) == text[1710:]
+    assert found.train.arrays[0].dtype == np.uint8
     assert found.size == len(text)
     assert found.files == (str(tmp_path / "a.txt"),)
 
@@ -34,26 +45,27 @@ def test_short_text_still_gets_a_window_of_validation(tmp_path):
 
 
 def test_many_documents_are_split_whole():
-    documents = [bytes([65 + k % 26]) * (50 + 7 * k) for k in range(100)]
-    train, validation, _ = split_documents(documents, 8, 0.1)
+    documents = [bytes([65 + k % 26]) * (49 + 7 * k) + b"\n" for k in range(100)]
+    train, validation, _ = split(documents, 8, 0.1)
     assert sorted(train + validation) == sorted(documents)
     share = sum(map(len, validation)) / sum(map(len, documents))
     assert abs(share - 0.1) < 0.01
-    again = split_documents(documents, 8, 0.1)
+    again = split(documents, 8, 0.1)
     assert again[0] == train and again[1] == validation
 
 
 def test_two_unequal_documents_are_split_at_the_tail():
-    train, validation, how = split_documents([b"a" * 900, b"b" * 100], 8, 0.05)
+    train, validation, how = split([b"a" * 900, b"b" * 100], 8, 0.05)
     assert how == "the end of the text"
-    assert len(train) == len(validation) == 1
-    assert len(validation[0]) == 50
+    assert train == [b"a" * 900, b"\n", b"b" * 50]
+    assert validation == [b"b" * 50]
 
 
 def test_documents_are_kept_apart_by_a_line_end(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"a" * 50)
     (tmp_path / "b.txt").write_bytes(b"b" * 50 + b"\n")
-    whole = corpus(tmp_path).tokens.tobytes()
+    found = corpus(tmp_path)
+    whole = values(found.train) + values(found.validation)
     assert whole == b"a" * 50 + b"\n" + b"b" * 50 + b"\n"
 
 
@@ -65,8 +77,10 @@ def test_folder_skips_hidden_binary_and_empty_files(tmp_path):
     }.items():  # fmt: skip
         (tmp_path / name).write_bytes(content)
     found = read_documents([str(tmp_path), str(tmp_path / "z.md")])
-    assert list(found) == [str(tmp_path / "sub/a.py"), str(tmp_path / "z.md")]
-    assert list(found.values()) == [b"a", b"z"]
+    assert [document.name for document in found] == [
+        str(tmp_path / "sub/a.py"), str(tmp_path / "z.md"),
+    ]  # fmt: skip
+    assert [document.text for document in found] == [b"a", b"z"]
 
 
 @pytest.mark.parametrize(
@@ -113,7 +127,7 @@ def test_checksum_sees_every_byte_and_every_boundary(tmp_path):
 def test_standard_library_is_sorted_and_limited():
     files = standard_library_files(limit=300_000)
     assert files and files == standard_library_files(limit=300_000)
-    assert sum(map(len, read_documents(files).values())) <= 300_000
+    assert sum(len(document.text) for document in read_documents(files)) <= 300_000
     assert not any("site-packages" in name or "/test/" in name for name in files)
 
 

@@ -1,7 +1,9 @@
 """Files that are whole or absent: what checkpoints and folders of weights share."""
 
+import contextlib
 import json
 import os
+from pathlib import Path
 
 
 def write_json(path, value):
@@ -9,6 +11,23 @@ def write_json(path, value):
     with open(path, "w", encoding="utf-8") as file:
         json.dump(value, file, indent=1, allow_nan=False, default=lambda number: number.item())
         file.write("\n")
+
+
+@contextlib.contextmanager
+def write_whole(path):
+    """A binary file to write to, which gets its name when it is on the disk; else there is none."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        sync(path.parent)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def read_json(path, error_kind):

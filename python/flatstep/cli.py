@@ -12,12 +12,13 @@ from pathlib import Path
 
 import flatstep
 
-from .commands import info, plan, sample, train
+from .commands import info, plan, prepare, sample, train
 from .errors import InputError
 
-COMMANDS = (train, sample, plan, info)
+COMMANDS = (train, prepare, sample, plan, info)
 EXAMPLES = """examples:
   flatstep train                  train a small model on Python's own library
+  flatstep prepare docs/ --out data/docs --vocab bpe   tokens, made once for many runs
   flatstep sample runs/001        text from that run
   flatstep plan --batch-size 32   the memory that training would take
   flatstep info                   what this build can do

@@ -18,7 +18,11 @@ def add(commands):
     summary = "Print text that a run's model makes up."
     parser = add_command(commands, "sample", run, summary, EXAMPLES)
     parser.add_argument("folder", metavar="RUN", help="the folder of a run")
-    parser.add_argument("--prompt", default="", help="how the text begins [a new line]")
+    parser.add_argument(
+        "--prompt",
+        default="",
+        help="how the text begins; token numbers for a model of ids [a new text or line]",
+    )
     parser.add_argument("--tokens", type=int, default=400, metavar="N", help="how many [400]")
     parser.add_argument(
         "--temperature", type=float, default=0.8, help="below 1 safer, above 1 wilder [0.8]"
@@ -35,8 +39,10 @@ def run(arguments):
     from ..training.sampling import load_run, stream_text
 
     _check_sampling(arguments)
+    model, vocabulary = load_run(arguments.folder)
     for piece in stream_text(
-        load_run(arguments.folder),
+        model,
+        vocabulary,
         arguments.prompt.encode(errors="surrogateescape"),
         arguments.tokens,
         temperature=arguments.temperature,

@@ -16,8 +16,16 @@ def add(commands):
     """Adds the command's parser."""
     parser = add_command(commands, "train", run, "Train a model on text.", EXAMPLES)
     parser.add_argument(
-        "files", nargs="*", metavar="FILES", help="text files and folders [Python's own library]"
+        "files",
+        nargs="*",
+        metavar="FILES",
+        help="text files and folders, .jsonl, .bin, "
+        "or a folder from flatstep prepare [Python's own library]",
     )
+    parser.add_argument(
+        "--val", nargs="+", default=[], metavar="FILES",
+        help="what to validate with [a part of FILES]",
+    )  # fmt: skip
     parser.add_argument("--out", metavar="RUN", help="folder of the new run [the next runs/NNN]")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run")
     add_options(parser)
@@ -30,9 +38,21 @@ def run(arguments):
 
     given = given_options(arguments)
     if arguments.resume is None:
-        outcome = loop.start(given, arguments.files, out=arguments.out, quiet=arguments.quiet)
+        outcome = loop.start(
+            given,
+            arguments.files,
+            out=arguments.out,
+            quiet=arguments.quiet,
+            val_files=arguments.val,
+        )
     elif arguments.out is not None:
         raise InputError("--out and --resume cannot go together: a run goes on in its own folder")
     else:
-        outcome = loop.resume(arguments.resume, given, arguments.files, quiet=arguments.quiet)
+        outcome = loop.resume(
+            arguments.resume,
+            given,
+            arguments.files,
+            quiet=arguments.quiet,
+            val_files=arguments.val,
+        )
     return 0 if outcome.signal is None else 128 + outcome.signal

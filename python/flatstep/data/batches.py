@@ -9,6 +9,7 @@ import math
 import numpy as np
 
 from ..errors import InputError
+from .tokens import as_tokens
 
 _GOLDEN = 0x9E3779B97F4A7C15  # splitmix64: Steele, Lea and Flood, OOPSLA 2014
 _MIX = np.array([0xBF58476D1CE4E5B9, 0x94D049BB133111EB], dtype=np.uint64)
@@ -54,7 +55,7 @@ def _feistel(value, rows, columns, key):
 class Batches:
     """Training batches as a pure function of the batch number.
 
-    tokens: one-dimensional integer array of more than block_size tokens.
+    tokens: Tokens, or one integer array, of more than block_size tokens.
     An epoch visits each of `windows_per_epoch` non-overlapping windows once; the windows begin
     at another phase in each epoch, so that the cuts fall elsewhere.
     """
@@ -62,7 +63,7 @@ class Batches:
     def __init__(self, tokens, *, block_size, batch_size, seed):
         if len(tokens) <= block_size:
             raise InputError(f"{len(tokens)} tokens: more than block_size {block_size} are needed")
-        self.tokens = tokens
+        self.tokens = as_tokens(tokens)
         self.block_size = block_size
         self.batch_size = batch_size
         # One window fewer than fits at phase 0, so that every epoch has the same number.
@@ -70,7 +71,6 @@ class Batches:
         self._phases = min(block_size, len(tokens) - block_size * self.windows_per_epoch)
         self._seed_key = _mix(np.array([seed], dtype=np.uint64) + np.uint64(_GOLDEN))
         self._chunk, self._chunk_starts = None, None
-        self._column = np.arange(block_size + 1)
 
     def starts(self, number):
         """First token of each window of batch `number` (from 0): int64 [batch_size]."""
@@ -95,12 +95,12 @@ class Batches:
 
         The targets are the tokens one place on.
         """
-        return windows_at(self.tokens, self.starts(number), self._column)
+        return windows_at(self.tokens, self.starts(number), self.block_size)
 
 
-def windows_at(tokens, starts, columns):
-    """(inputs, targets) of the windows beginning at `starts`: int32, contiguous."""
-    window = tokens[starts[:, None] + columns].astype(np.int32)
+def windows_at(tokens, starts, block_size):
+    """(inputs, targets) of the windows beginning at `starts`: int32 [n, block_size], contiguous."""
+    window = tokens.windows(starts, block_size + 1)
     return np.ascontiguousarray(window[:, :-1]), np.ascontiguousarray(window[:, 1:])
 
 
@@ -108,11 +108,11 @@ def evaluation_batches(tokens, *, block_size, batch_size, max_tokens=32_768):
     """Yields (tokens, targets) batches of a fixed set of windows spread evenly over `tokens`.
 
     The set does not depend on seed or batch_size and holds about max_tokens tokens at most, so
-    that losses of different runs over the same text can be compared.
+    that losses of different runs over the same text can be compared; 0 takes all windows.
     """
+    tokens = as_tokens(tokens)
     fitting = (len(tokens) - 1) // block_size
-    count = min(fitting, max(1, max_tokens // block_size))
+    count = min(fitting, max(1, max_tokens // block_size)) if max_tokens else fitting
     starts = np.arange(count, dtype=np.int64) * fitting // count * block_size
-    columns = np.arange(block_size + 1)
     for first in range(0, count, batch_size):
-        yield windows_at(tokens, starts[first : first + batch_size], columns)
+        yield windows_at(tokens, starts[first : first + batch_size], block_size)

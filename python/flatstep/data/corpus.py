@@ -1,202 +1,299 @@
-"""Text in, tokens out: which files are read and how they are split for validation."""
+"""Text in, tokens out: what a run trains on and is validated with."""
 
 import hashlib
-import math
 import os
-import sysconfig
 from dataclasses import dataclass, field
-from pathlib import Path
-
-import numpy as np
 
 from ..errors import InputError
-
-STANDARD_LIBRARY_LIMIT = 12_000_000
-_SKIPPED_LIBRARY_FOLDERS = {
-    "site-packages", "dist-packages", "test", "tests", "idle_test", "idlelib", "lib2to3",
-    "__pycache__",
-}  # fmt: skip
+from .prepared import read_prepared
+from .sources import read_sources, standard_library_files
+from .split import in_a_row, split_documents
+from .token_files import map_token_file, scan_token_file
+from .tokens import TokenBuffer, Tokens
+from .utf8 import EncodingError, check_utf8
+from .vocabulary import ByteVocabulary, CharVocabulary, IdVocabulary
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """The text of a run as one array of tokens, the training part first.
+    """The tokens of a run.
 
-    `files` is empty for the standard library; `size` counts bytes. `sha256` covers the documents
-    in the order in which they were read, so that it does not depend on the split.
+    files: absolute names; empty for the standard library; a prepared folder is one.
+    documents: how many; .bin files count as one each. size: bytes of text, or of tokens in .bin
+    files. sha256: of the documents in the order in which they were read, so that it does not depend
+    on the split, or of the tokens of each .bin file. split: in words, how training and validation
+    were told apart. val_files: those that were named for validation.
     """
 
     files: tuple[str, ...]
     documents: int
     size: int
     sha256: str
-    tokens: np.ndarray = field(repr=False)
-    train_size: int
+    train: Tokens = field(repr=False)
+    validation: Tokens = field(repr=False)
     split: str
-
-    @property
-    def train(self):
-        """The training tokens: a view, uint8."""
-        return self.tokens[: self.train_size]
-
-    @property
-    def validation(self):
-        """The validation tokens: a view, uint8."""
-        return self.tokens[self.train_size :]
+    vocabulary: object = field(repr=False)
+    val_files: tuple[str, ...] = ()
 
 
-def standard_library_files(limit=STANDARD_LIBRARY_LIMIT):
-    """The .py files of Python's own library, sorted by path, at most `limit` bytes in all.
+def load_corpus(paths, config, vocabulary=None, validation=None):
+    """The Corpus of some files, split for training and validation.
 
-    Tests, site-packages and the two large retired packages (idlelib, lib2to3) are left out.
-    Raises InputError where this Python comes without its sources.
-    """
-    root = Path(sysconfig.get_paths()["stdlib"])
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [name for name in subfolders if name not in _SKIPPED_LIBRARY_FOLDERS]
-        found += [Path(folder, name) for name in names if name.endswith(".py")]
-    found.sort(key=lambda path: path.relative_to(root).as_posix())
-    chosen, total = [], 0
-    for path in found:
-        size = path.stat().st_size
-        if size and total + size <= limit:
-            chosen.append(str(path))
-            total += size
-    if not chosen:
-        raise InputError(f"this Python has no .py files under {root}: name the FILES to train on")
-    return chosen
-
-
-def read_documents(paths):
-    """Reads the text files among `paths`, each a file or a folder: {absolute name: bytes}.
-
-    Folders are searched through and through in sorted order; hidden, empty and binary files in
-    them are left out. Raises InputError naming the path that is missing, unreadable, empty,
-    binary or a folder without any text.
-    """
-    documents = {}
-    for given in paths:
-        path = Path(os.path.abspath(given))
-        if path.is_dir():
-            documents.update(_read_folder(path))
-        elif path.exists() and not path.is_file():
-            raise InputError(f"{given}: neither a file nor a folder")
-        else:
-            documents[_plain_name(path)] = _read_text(path)
-    return documents
-
-
-def _read_folder(root):
-    found = []
-    for folder, subfolders, names in os.walk(root):
-        subfolders[:] = [s for s in subfolders if not s.startswith(".") and s != "__pycache__"]
-        found += [Path(folder, name) for name in names if not name.startswith(".")]
-    found.sort(key=lambda path: path.relative_to(root).as_posix())
-    texts = {}
-    for path in filter(Path.is_file, found):
-        content = _read_bytes(path)
-        if content and b"\0" not in content:
-            texts[_plain_name(path)] = content
-    if not texts:
-        raise InputError(f"{root}: no text files in this folder")
-    return texts
-
-
-def _read_bytes(path):
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _read_text(path):
-    content = _read_bytes(path)
-    if not content:
-        raise InputError(f"{path}: the file is empty, text was expected")
-    if b"\0" in content:
-        place = content.index(b"\0")
-        raise InputError(f"{path}: a binary file (zero byte at {place:,}), text was expected")
-    return content
-
-
-def _plain_name(path):
-    # The name goes into config.toml, which can only hold text.
-    try:
-        str(path).encode()
-    except UnicodeEncodeError as error:
-        raise InputError(f"{str(path)!a}: the file name is not valid UTF-8") from error
-    return str(path)
-
-
-def load_corpus(paths, *, block_size, val_fraction):
-    """Reads text and splits it for training and validation.
-
-    paths: files and folders; empty for Python's standard library.
-    block_size: tokens in a window; each part gets block_size + 1 tokens at least.
-    val_fraction: share of the text for validation, between 0 and 1.
+    paths: text files, folders, .jsonl and .bin files, or one prepared folder; empty for Python's
+    standard library.
+    config: a TrainConfig; block_size, val_fraction, val_split, text_field and, where no vocabulary
+    is given, vocab, vocab_size and tokenizer count. Each part gets block_size + 1 tokens at least.
+    vocabulary: the one of a run or model; None: what the configuration says.
+    validation: files of the validation text; all of `paths` is then for training.
     Raises InputError naming the file or option at fault.
     """
-    contents = read_documents(paths or standard_library_files())
-    documents = list(contents.values())
-    train, validation, split = split_documents(documents, block_size, val_fraction)
-    train, validation = _join(train), _join(validation)
+    sources = read_sources(paths or standard_library_files(), config.text_field)
+    kept = read_sources(validation, config.text_field) if validation else None
+    if sources.documents:
+        corpus = _of_text(sources, kept, config, vocabulary)
+    else:
+        corpus = _of_tokens(sources, kept, config, vocabulary)
+    for part, name in ((corpus.train, "training"), (corpus.validation, "validation")):
+        if len(part) <= config.block_size:
+            raise InputError(
+                f"{len(part):,} tokens for {name} ({corpus.split}), too few for --block-size "
+                f"{config.block_size}: {config.block_size + 1:,} are needed"
+            )
+    files = sources.files if paths else ()
+    return _replaced(corpus, files=files, val_files=kept.files if kept else ())
+
+
+def load_tokens(paths, config, vocabulary):
+    """The Tokens of some files in a known vocabulary, not split.
+
+    paths, config, errors: as in load_corpus; of a prepared folder it is the validation part.
+    """
+    return _tokens_of(read_sources(paths, config.text_field), vocabulary)[0]
+
+
+def _replaced(corpus, **values):
+    return Corpus(**(corpus.__dict__ | values))
+
+
+def _of_text(sources, kept, config, vocabulary):
+    """The Corpus of documents; `kept` are the Sources of the validation, or None."""
+    documents = sources.documents
+    known = kept.documents if kept else []
+    kind = vocabulary.kind if vocabulary else {"auto": "byte"}.get(config.vocab, config.vocab)
+    if config.tokenizer and not vocabulary:
+        kind = "bpe"
+    if kind == "ids":
+        raise InputError(f"{documents[0].file}: text, but the vocabulary is of ids: .bin expected")
+    if kind in ("char", "bpe"):
+        _check_documents(documents + known)
+    given = vocabulary or _given_vocabulary(config)
+    end = kind == "bpe" if given is None else given.end_of_text is not None
+    if kept is None:
+        train, held, words = split_documents(
+            documents, config.block_size, config.val_fraction, config.val_split, end, kind != "byte"
+        )
+    else:
+        train, held, words = in_a_row(documents, end), in_a_row(known, end), "files of its own"
+    if given is None:
+        given = _make_vocabulary(config, kind, train, held)
+    validation = _encode(given, held) if kept is None or known else None
+    every = documents + known
+    size, digest = sum(len(d.text) for d in every), _checksum(every)
+    if validation is None:
+        validation, extra = _tokens_of(kept, given)
+        size, digest = size + extra.size, _combined(digest, extra.sha256)
     return Corpus(
-        files=tuple(contents) if paths else (),
-        documents=len(documents),
-        size=sum(map(len, documents)),
-        sha256=_checksum(documents),
-        tokens=np.frombuffer(train + validation, dtype=np.uint8),
-        train_size=len(train),
-        split=split,
-    )
+        files=(), documents=len(every), size=size, sha256=digest, train=_encode(given, train),
+        validation=validation, split=words, vocabulary=given,
+    )  # fmt: skip
 
 
-def _join(documents):
-    # A document that lacks its last line end would otherwise run into the next one.
-    last = len(documents) - 1
-    return b"".join(
-        text if k == last or text.endswith(b"\n") else text + b"\n"
-        for k, text in enumerate(documents)
-    )
+def _check_documents(documents):
+    for document in documents:
+        try:
+            check_utf8(document.text)
+        except EncodingError as error:
+            raise InputError(f"{document.name}: {error}; --vocab byte takes any file") from error
+
+
+def _given_vocabulary(config):
+    """The vocabulary that a configuration names, if it does not depend on the text."""
+    if config.tokenizer:
+        from .bpe import BpeVocabulary
+
+        given = BpeVocabulary.read(config.tokenizer)
+    elif config.vocab in ("auto", "byte"):
+        given = ByteVocabulary()
+    else:
+        return None
+    _check_size(config, given)
+    return given
+
+
+def _check_size(config, vocabulary):
+    if config.vocab_size not in (0, vocabulary.size):
+        raise InputError(
+            f"--vocab-size {config.vocab_size}: the {vocabulary.kind} vocabulary has "
+            f"{vocabulary.size:,} tokens; leave it out"
+        )
+
+
+def _make_vocabulary(config, kind, train, held):
+    if kind == "char":
+        made = CharVocabulary.of(p.text for p in train + held if p.text is not None)
+        _check_size(config, made)
+        return made
+    from .bpe import train_bpe
+
+    return train_bpe((p.text for p in train if p.text is not None), config.vocab_size)
+
+
+def _encode(vocabulary, pieces):
+    """The Tokens of Pieces in one array."""
+    buffer = TokenBuffer(vocabulary.dtype)
+    encoded = vocabulary.encode_many(piece.text for piece in pieces if piece.text is not None)
+    for piece in pieces:
+        try:
+            buffer.append([vocabulary.end_of_text] if piece.text is None else next(encoded))
+        except EncodingError as error:
+            raise InputError(
+                f"{piece.name}: {error.reason}, at byte {piece.place + error.place:,}"
+            ) from error
+    return Tokens([buffer.finish()])
 
 
 def _checksum(documents):
     digest = hashlib.sha256()
-    for text in documents:
-        digest.update(len(text).to_bytes(8, "little"))
-        digest.update(text)
+    for document in documents:
+        digest.update(len(document.text).to_bytes(8, "little"))
+        digest.update(document.text)
     return digest.hexdigest()
 
 
-def split_documents(documents, block_size, val_fraction):
-    """Splits documents into (training, validation, how), the same way on every call.
+def _combined(*sums):
+    return hashlib.sha256("".join(sums).encode()).hexdigest()
 
-    Whole documents are set aside, spread evenly over their sizes. Where that misses the wished
-    share by more than a factor of two (few or very unequal documents) the tail of the whole
-    text is taken instead. Raises InputError if a part would be shorter than block_size + 1.
-    """
-    total = sum(map(len, documents))
-    needed = block_size + 1
-    chosen = _spread_choice([len(text) for text in documents], val_fraction)
-    share = sum(len(documents[k]) for k in chosen) / total
-    if val_fraction / 2 <= share <= min(val_fraction * 2, (1 + val_fraction) / 2):
-        train = [text for k, text in enumerate(documents) if k not in chosen]
-        validation = [documents[k] for k in sorted(chosen)]
-        if min(sum(map(len, train)), sum(map(len, validation))) >= needed:
-            return train, validation, f"{len(chosen)} of {len(documents)} documents"
-    text = _join(documents)
-    tail = max(round(len(text) * val_fraction), needed)
-    if len(text) - tail < needed:
+
+@dataclass(frozen=True)
+class _Read:
+    """What reading tokens found besides them."""
+
+    documents: int
+    size: int
+    sha256: str
+
+
+def _tokens_of(sources, vocabulary):
+    """(Tokens, _Read) of Sources in a known vocabulary."""
+    if sources.documents:
+        if vocabulary.kind == "ids":
+            raise InputError(f"{sources.documents[0].file}: text, but the vocabulary is of ids")
+        if vocabulary.needs_utf8:
+            _check_documents(sources.documents)
+        pieces = in_a_row(sources.documents, vocabulary.end_of_text is not None)
+        size = sum(piece.size for piece in pieces)
+        read = _Read(len(sources.documents), size, _checksum(sources.documents))
+        return _encode(vocabulary, pieces), read
+    if sources.prepared:
+        prepared = read_prepared(sources.prepared)
+        _check_same(sources.prepared, prepared.vocabulary, vocabulary)
+        files = [prepared.validation]
+    else:
+        files = [map_token_file(path) for path in sources.token_files]
+    return Tokens(file.tokens for file in files), _scan(files, vocabulary.size)[0]
+
+
+def _check_same(folder, found, expected):
+    if found.files() != expected.files():
         raise InputError(
-            f"the text holds {len(text):,} bytes, too few for --block-size {block_size} with "
-            f"--val-fraction {val_fraction}: training and validation need {needed:,} each"
+            f"{folder}: prepared with another vocabulary ({found.kind}, {found.size:,} tokens; "
+            f"{expected.kind}, {expected.size:,}, was expected)"
         )
-    return [text[:-tail]], [text[-tail:]], "the end of the text"
 
 
-def _spread_choice(sizes, fraction):
-    """Numbers of the documents for validation: every 1/fraction-th one in order of size."""
-    by_size = sorted(range(len(sizes)), key=lambda k: (sizes[k], k))
-    quota = [math.floor(k * fraction + 0.5) for k in range(len(sizes) + 1)]
-    return {number for k, number in enumerate(by_size) if quota[k + 1] > quota[k]}
+def _scan(files, size=None):
+    """(_Read, the largest token) of token files; a token not below `size` is an InputError."""
+    scans = [scan_token_file(file, size) for file in files]
+    digest = hashlib.sha256(b"".join(scan.sha256 for scan in scans)).hexdigest()
+    read = _Read(len(files), sum(file.tokens.nbytes for file in files), digest)
+    return read, max(scan.largest for scan in scans)
+
+
+def _of_tokens(sources, kept, config, vocabulary):
+    """The Corpus of .bin files or a prepared folder; `kept` as in _of_text."""
+    if sources.prepared:
+        prepared = read_prepared(sources.prepared)
+        own = prepared.vocabulary
+        if vocabulary is not None:
+            _check_same(sources.prepared, own, vocabulary)
+        elif config.tokenizer or config.vocab not in ("auto", own.kind):
+            option = "--tokenizer" if config.tokenizer else f"--vocab {config.vocab}"
+            raise InputError(
+                f"{option}: {sources.prepared} is prepared with a vocabulary, {own.kind}"
+            )
+        else:
+            _check_size(config, own)
+        vocabulary, documents = own, prepared.description.get("documents", 1)
+        train, held, words = [prepared.train], [prepared.validation], "as prepared"
+    else:
+        files = [map_token_file(path) for path in sources.token_files]
+        documents = len(files)
+        vocabulary = vocabulary or _token_vocabulary(config)
+        train, held, words = _split_files(files, config, kept is not None)
+    read, largest = _scan(
+        train + held, vocabulary.size if vocabulary else config.vocab_size or None
+    )
+    if vocabulary is None:
+        vocabulary = IdVocabulary(config.vocab_size or largest + 1)
+    tokens = Tokens(file.tokens for file in train)
+    if kept is not None:
+        validation, extra = _tokens_of(kept, vocabulary)
+        words, documents = "files of its own", documents + extra.documents
+        read = _Read(0, read.size + extra.size, _combined(read.sha256, extra.sha256))
+    elif held:
+        validation = Tokens(file.tokens for file in held)
+    else:
+        tokens, validation = _cut_tail(tokens, config)
+    return Corpus(
+        files=(), documents=documents, size=read.size, sha256=read.sha256, train=tokens,
+        validation=validation, split=words, vocabulary=vocabulary,
+    )  # fmt: skip
+
+
+def _cut_tail(tokens, config):
+    needed = config.block_size + 1
+    cut = len(tokens) - max(round(len(tokens) * config.val_fraction), needed)
+    if cut < needed:
+        raise InputError(
+            f"{len(tokens):,} tokens in all, too few for --block-size {config.block_size} with "
+            f"--val-fraction {config.val_fraction}: training and validation need {needed:,} each"
+        )
+    return tokens.part(0, cut), tokens.part(cut, len(tokens))
+
+
+def _token_vocabulary(config):
+    """The vocabulary of .bin files that is named; None for numbers up to the largest in them."""
+    if config.vocab == "char" or (config.vocab == "bpe" and not config.tokenizer):
+        hint = "; name its --tokenizer" if config.vocab == "bpe" else ""
+        raise InputError(f"--vocab {config.vocab}: .bin files do not tell what text it is{hint}")
+    return _given_vocabulary(config) if config.tokenizer or config.vocab == "byte" else None
+
+
+def _split_files(files, config, all_train):
+    """(training files, validation files, words): those with "val" in their name are for validation.
+
+    Without such a file, or with --val-split tail, none is, and the tail is cut off later.
+    """
+    named = [file for file in files if "val" in os.path.basename(file.path)]
+    if all_train:
+        return files, [], ""
+    if config.val_split != "tail" and 0 < len(named) < len(files):
+        names = {file.path for file in named}
+        rest = [file for file in files if file.path not in names]
+        return rest, named, f"{len(named)} of {len(files)} files"
+    if config.val_split == "documents":
+        raise InputError(
+            '--val-split documents: of .bin files, those with "val" in their name are for '
+            f"validation; there are {len(named)} among {len(files)}"
+        )
+    return files, [], "the end of the tokens"

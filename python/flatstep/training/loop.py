@@ -16,17 +16,18 @@ from pathlib import Path
 import flatstep
 
 from ..data.corpus import load_corpus
+from ..data.vocabulary import load_vocabulary
 from ..errors import InputError, RunFailed
 from .checkpoint import list_checkpoints
 from .config import make_config
 from .options import TrainConfig, option_name
 from .progress import MetricsFile, Progress, StopSignals, warn
-from .run_folder import create_run_folder, read_config, write_config
+from .run_folder import create_run_folder, read_config, write_config, write_vocabulary
 from .sampling import generate_text
 from .trainer import Trainer
 
 MOST_SKIPS_IN_A_ROW = 10
-SAMPLE_BYTES = 400
+SAMPLE_TOKENS = 400
 SAMPLE_OPERATIONS = 10**12
 MAY_DIFFER_ON_RESUME = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("free")}
 
@@ -46,36 +47,49 @@ class Outcome:
     signal: int | None = None
 
 
-def start(given, files=(), *, out=None, quiet=False):
+def start(given, files=(), *, out=None, quiet=False, val_files=()):
     """Trains a new run and returns its Outcome.
 
     given: {field of TrainConfig: value}; the rest takes its default.
-    files: text files and folders; none for Python's standard library.
+    files: text files, folders, .jsonl and .bin files or a prepared folder; none for Python's
+    standard library. val_files: files of the validation text; none takes a part of `files`.
     out: the run folder, new or empty; None takes the next number in runs/.
     quiet: show warnings only.
     Raises InputError before anything is written, RunFailed after.
     """
     config = make_config(given)
-    trainer = Trainer(config, _load(config, files))
+    corpus = _load(config, files, val_files)
+    config = _with_vocabulary(config, corpus.vocabulary)
+    trainer = Trainer(config, corpus)
     run = create_run_folder(out)
+    write_vocabulary(run, corpus.vocabulary)
     write_config(run, config, _data_entries(trainer.corpus))
     if not quiet:
         print(_first_screen(trainer, run), flush=True)
     return _train(trainer, run, quiet)
 
 
-def resume(run, given=None, files=(), *, quiet=False):
+def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     """Goes on with a run from its newest whole checkpoint and returns its Outcome.
 
     A run that was killed before its first checkpoint begins again at step 0.
     run: its folder. given: options; `steps` may be raised and `threads` may differ, any other
-    must agree with the run. files: where the text is now, if it has moved.
+    must agree with the run. files, val_files: where the text is now, if it has moved.
     Raises InputError if an option, the text or the checkpoints do not fit; RunFailed as `start`.
     """
     run = Path(run)
     stored, entries = read_config(run)
     config = _resumed_config(stored, given or {})
-    corpus = _load(config, files or _stored_files(run, entries))
+    vocabulary = load_vocabulary(run)
+    if config.vocab not in ("auto", vocabulary.kind):
+        raise InputError(f"{run}: its {config.vocab} vocabulary is missing")
+    corpus = _load(
+        config,
+        files or _stored_files(run, entries, "data_files"),
+        val_files or _stored_files(run, {"val_files": []} | entries, "val_files"),
+        vocabulary,
+    )
+    config = _with_vocabulary(config, vocabulary)
     _compare_data(run, corpus, entries)
     trainer = Trainer(config, corpus)
     if list_checkpoints(run):
@@ -90,10 +104,14 @@ def resume(run, given=None, files=(), *, quiet=False):
     return _train(trainer, run, quiet)
 
 
-def _load(config, files):
+def _load(config, files, val_files, vocabulary=None):
     if config.threads:
         flatstep.set_num_threads(config.threads)
-    return load_corpus(files, block_size=config.block_size, val_fraction=config.val_fraction)
+    return load_corpus(files, config, vocabulary, val_files)
+
+
+def _with_vocabulary(config, vocabulary):
+    return dataclasses.replace(config, vocab=vocabulary.kind, vocab_size=vocabulary.size)
 
 
 def _data_entries(corpus):
@@ -102,13 +120,14 @@ def _data_entries(corpus):
         "data_sha256": corpus.sha256,
         "flatstep_version": flatstep.__version__,
         "data_files": corpus.files,
+        "val_files": corpus.val_files,
     }
 
 
-def _stored_files(run, entries):
-    files = entries.get("data_files")
+def _stored_files(run, entries, key):
+    files = entries.get(key)
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
-        raise InputError(f"{run}/config.toml: data_files must be a list of file names")
+        raise InputError(f"{run}/config.toml: {key} must be a list of file names")
     return files
 
 
@@ -207,7 +226,7 @@ def _resume_line(run, stored, config, step):
 def _first_screen(trainer, run):
     """What is about to happen, in aligned lines."""
     config, corpus, info = trainer.config, trainer.corpus, flatstep.info()
-    source = f"{corpus.documents:,} file{'s' if corpus.documents > 1 else ''}"
+    source = f"{corpus.documents:,} document{'s' if corpus.documents > 1 else ''}"
     if not corpus.files:
         source = f"Python's standard library, {source}"
     epochs = config.steps * trainer.tokens_per_step / len(corpus.train)
@@ -217,7 +236,8 @@ def _first_screen(trainer, run):
         f"text    {source}, {corpus.size / 1e6:.2f} MB: {len(corpus.train):,} tokens to train, "
         f"{len(corpus.validation):,} to validate ({corpus.split})",
         f"model   {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, context "
-        f"{config.block_size}: {trainer.model.num_params:,} parameters",
+        f"{config.block_size}, {config.vocab} vocabulary of {config.vocab_size:,}: "
+        f"{trainer.model.num_params:,} parameters",
         f"steps   {config.steps:,} of {config.batch_size}{accumulated} x {config.block_size} "
         f"tokens ({epochs:.2g} epochs), {config.optimizer}, {config.schedule}, lr {config.lr:g}",
         f"run     {run}",
@@ -227,23 +247,26 @@ def _first_screen(trainer, run):
 def _last_screen(trainer, outcome, steps, seconds):
     """How it went, a sample of the trained model, and what to type next."""
     name, rate = shlex.quote(str(outcome.run)), trainer.tokens_per_second()
+    bits = trainer.bits_per_byte(outcome.val_loss, trainer.corpus.validation)
     lines = [
         f"\ndone    {steps:,} steps in {seconds:.1f} s, {rate:,.0f} tokens/s",
-        f"loss    train {outcome.train_loss:.4f}, validation {outcome.val_loss:.4f} nats per byte",
+        f"loss    train {outcome.train_loss:.4f}, validation {outcome.val_loss:.4f} nats per token"
+        + (f" ({bits:.3f} bits per byte)" if bits is not None else ""),
     ]
-    # A large model would take minutes. A byte within the context costs a visit of the parameters,
+    # A large model would take minutes. A token within the context costs a visit of the parameters,
     # each as long as ten operations in a pass; one beyond costs a pass over the whole context.
     size, context = 2 * trainer.model.num_params, trainer.config.block_size
     within = min(context - 4, SAMPLE_OPERATIONS // (10 * size))
-    count = min(SAMPLE_BYTES, max(within, SAMPLE_OPERATIONS // (size * context)))
+    count = min(SAMPLE_TOKENS, max(within, SAMPLE_OPERATIONS // (size * context)))
     if count > 0:
         seed = trainer.config.seed
-        start = b"\n" if trainer.corpus.files else b"def "  # the library's own text is Python
-        text = generate_text(trainer.model, start, count, temperature=0.7, seed=seed)
-        lines.append(f"sample  {count} bytes at temperature 0.7\n{text.strip()}\n")
+        start = b"" if trainer.corpus.files else b"def "  # the library's own text is Python
+        vocabulary = trainer.corpus.vocabulary
+        text = generate_text(trainer.model, vocabulary, start, count, temperature=0.7, seed=seed)
+        lines.append(f"sample  {count} tokens at temperature 0.7\n{text.strip()}\n")
     lines += [
         f"run     {outcome.run}",
-        f"        flatstep sample {name} --prompt 'def '",
+        f"        flatstep sample {name}" + ("" if trainer.corpus.files else " --prompt 'def '"),
         f"        flatstep train --resume {name} --steps {2 * trainer.step}",
     ]
     return "\n".join(lines)

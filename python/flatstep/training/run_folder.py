@@ -5,6 +5,7 @@ import tomllib
 from dataclasses import fields
 from pathlib import Path
 
+from .._files import write_whole
 from ..errors import InputError
 from .config import make_config
 from .options import TrainConfig
@@ -44,6 +45,13 @@ def write_config(run, config, extra):
         file.flush()
         os.fsync(file.fileno())
     os.replace(temporary, Path(run, "config.toml"))
+
+
+def write_vocabulary(run, vocabulary):
+    """Writes the files of a vocabulary to a run, each whole or not at all."""
+    for name, content in vocabulary.files().items():
+        with write_whole(Path(run, name)) as file:
+            file.write(content)
 
 
 def read_config(run):

@@ -9,6 +9,7 @@ import flatstep
 from ..data.batches import Batches, evaluation_batches
 from ..errors import InputError, RunFailed
 from .checkpoint import load_newest, save_checkpoint
+from .evaluation import bits_per_byte, evaluate, predicted_bytes
 
 
 def make_schedule(config):
@@ -40,9 +41,9 @@ def model_shape(config, vocab_size=256):
     )
 
 
-def make_model(config):
+def make_model(config, vocab_size=256):
     """The flatstep.GPT of a TrainConfig, with its first weights. Raises InputError."""
-    shape = model_shape(config)
+    shape = model_shape(config, vocab_size)
     try:
         return flatstep.GPT(
             shape, seed=config.seed, device=config.device, recompute=config.recompute
@@ -90,7 +91,7 @@ class Trainer:
         self.config = config
         self.corpus = corpus
         self.schedule = make_schedule(config)
-        self.model = make_model(config)
+        self.model = make_model(config, corpus.vocabulary.size)
         self.optimizer = make_optimizer(config, self.model)
         self.batches = Batches(
             corpus.train,
@@ -147,13 +148,23 @@ class Trainer:
 
     def evaluate(self, tokens):
         """Mean loss, in nats a token and without dropout, over a fixed set of windows."""
-        total, count = 0.0, 0
-        for inputs, targets in evaluation_batches(
-            tokens, block_size=self.config.block_size, batch_size=self.config.batch_size
-        ):
-            total += self.model.loss(inputs, targets) * targets.size
-            count += targets.size
-        return total / count
+        return evaluate(self.model, self._windows(tokens)).loss
+
+    def bits_per_byte(self, loss, tokens):
+        """A mean loss that `evaluate` gave for `tokens` in bits a byte of text; None for ids."""
+        lengths = self.corpus.vocabulary.byte_lengths()
+        if lengths is None:
+            return None
+        size, count = predicted_bytes(self._windows(tokens), lengths)
+        return bits_per_byte(loss * count, size)
+
+    def _windows(self, tokens):
+        return evaluation_batches(
+            tokens,
+            block_size=self.config.block_size,
+            batch_size=self.config.batch_size,
+            max_tokens=self.config.eval_tokens,
+        )
 
     def check_finite(self):
         """Raises RunFailed naming the first parameter tensor that is not finite."""

@@ -1,0 +1,112 @@
+"""A folder of prepared tokens: train.bin, val.bin, the vocabulary, and data.json, which is written
+last: a folder that has it is whole."""
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+from .._files import read_json, write_whole
+from ..errors import InputError
+from .token_files import FORMATS, TokenFile, map_token_file, scan_token_file, write_tokens
+from .vocabulary import load_vocabulary
+
+DATA = "data.json"
+FORMAT, VERSION = "flatstep data", 1
+PARTS = ("train", "val")
+
+
+class Prepared(NamedTuple):
+    """What a prepared folder holds. sha256: of the tokens of both parts."""
+
+    description: dict
+    vocabulary: object
+    train: TokenFile
+    validation: TokenFile
+
+
+def is_prepared(path):
+    """Whether a folder was written by `flatstep prepare`; it may be damaged since."""
+    try:
+        with open(Path(path, DATA), "rb") as file:
+            return FORMAT.encode() in file.read(100) or Path(path, "train.bin").exists()
+    except OSError:
+        return False
+
+
+def read_prepared(folder):
+    """The Prepared of a folder, every file checked. Raises InputError naming the one at fault."""
+    path = Path(folder, DATA)
+    description = read_json(path, InputError)
+    if description.get("format") != FORMAT:
+        raise InputError(f"{path}: not of a folder that flatstep prepared")
+    if description.get("version") != VERSION:
+        raise InputError(
+            f"{path}: format version {description.get('version')}, this program reads {VERSION}"
+        )
+    vocabulary = load_vocabulary(folder)
+    if (vocabulary.kind, vocabulary.size) != (
+        description.get("vocab"), description.get("vocab_size")
+    ):  # fmt: skip
+        raise InputError(
+            f"{folder}: its vocabulary is not the one it was prepared with ({DATA} tells "
+            f"{description.get('vocab')} of {description.get('vocab_size')} tokens)"
+        )
+    parts = []
+    for name in PARTS:
+        file = map_token_file(str(Path(folder, f"{name}.bin")))
+        told = description.get(name)
+        if not isinstance(told, dict) or told.get("tokens") != len(file.tokens):
+            raise InputError(f"{file.path}: {len(file.tokens):,} tokens, {DATA} tells others")
+        if scan_token_file(file, vocabulary.size).sha256.hex() != told.get("sha256"):
+            raise InputError(f"{file.path}: damaged: its SHA-256 is not the one in {DATA}")
+        parts.append(file)
+    return Prepared(description, vocabulary, *parts)
+
+
+def write_prepared(folder, corpus, format, version):
+    """Writes a Corpus as a prepared folder, which is made; returns the Paths of its files.
+
+    format: one of token_files.FORMATS. version: of flatstep, for data.json.
+    Raises InputError if the folder is in use or the format does not fit; OSError if the disk
+    refuses: what was written is then removed.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format: got {format!r}, expected one of {FORMATS}")
+    folder, vocabulary, written = Path(folder), corpus.vocabulary, []
+    description = {
+        "format": FORMAT, "version": VERSION, "flatstep_version": version, "vocab": vocabulary.kind,
+        "vocab_size": vocabulary.size, "documents": corpus.documents, "bytes": corpus.size,
+        "sha256": corpus.sha256, "split": corpus.split, "file_format": format,
+    }  # fmt: skip
+    check_new_folder(folder)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, tokens in zip(PARTS, (corpus.train, corpus.validation), strict=True):
+            written.append(folder / f"{name}.bin")
+            with write_whole(written[-1]) as file:
+                digest = write_tokens(file, tokens, format, vocabulary.size)
+            description[name] = {"tokens": len(tokens), "sha256": digest}
+        for name, content in vocabulary.files().items():
+            written.append(folder / name)
+            with write_whole(written[-1]) as file:
+                file.write(content)
+        written.append(folder / DATA)
+        with write_whole(written[-1]) as file:
+            file.write((json.dumps(description, indent=1) + "\n").encode())
+    except BaseException:
+        for path in reversed(written):
+            path.unlink(missing_ok=True)
+        raise
+    return written
+
+
+def check_new_folder(folder):
+    """Raises InputError unless a folder is new or empty."""
+    folder = Path(folder)
+    try:
+        if folder.is_dir() and any(folder.iterdir()):
+            raise InputError(f"--out {folder}: the folder is not empty; choose another")
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"--out {folder}: a file, not a folder")
+    except OSError as error:
+        raise InputError(f"--out {folder}: {error.strerror}") from error
