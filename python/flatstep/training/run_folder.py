@@ -1,14 +1,17 @@
 """The folder of a run: made once, with config.toml, which is replaced as a whole."""
 
+import contextlib
+import math
 import os
+import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 
-from .._files import write_whole
-from ..errors import InputError
+from .. import __version__
+from .._files import NewFile, sync, write_whole
+from ..errors import InputError, RunFailed
 from .config import make_config
-from .options import TrainConfig
 
 
 def toml_value(value):
@@ -32,19 +35,28 @@ def _toml_character(character):
     return character
 
 
-def write_config(run, config, extra):
-    """Writes RUN/config.toml: the configuration, then the entries of the dict `extra`.
-
-    The file is replaced as a whole, so that a crash leaves the old or the new one.
-    """
+def config_text(config, extra):
+    """The bytes of config.toml: the configuration, then the entries of the dict `extra`."""
     entries = {item.name: getattr(config, item.name) for item in fields(config)} | extra
-    text = "".join(f"{name} = {toml_value(value)}\n" for name, value in entries.items())
-    temporary = Path(run, ".config.toml.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, Path(run, "config.toml"))
+    return "".join(f"{name} = {toml_value(value)}\n" for name, value in entries.items()).encode()
+
+
+def write_config(run, config, extra):
+    """Writes RUN/config.toml, with the entries of the dict `extra` at its end.
+
+    The file is replaced as a whole, so that a crash leaves the old or the new one. Raises
+    RunFailed if the disk refuses.
+    """
+    path, temporary = Path(run, "config.toml"), Path(run, ".config.toml.tmp")
+    try:
+        with NewFile(temporary) as file:
+            file.write(config_text(config, extra))
+        os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def write_vocabulary(run, vocabulary):
@@ -57,7 +69,8 @@ def write_vocabulary(run, vocabulary):
 def read_config(run):
     """(TrainConfig, the other entries) of RUN/config.toml.
 
-    Raises InputError if RUN is no run folder or its config.toml is damaged.
+    Raises InputError if RUN is no run folder, its config.toml is damaged or has an option that is
+    unknown here, or a newer flatstep wrote it.
     """
     path = Path(run, "config.toml")
     if not path.is_file():
@@ -66,13 +79,28 @@ def read_config(run):
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    names = {item.name for item in fields(TrainConfig)}
-    given = {name: value for name, value in entries.items() if name in names}
-    extra = {name: value for name, value in entries.items() if name not in names}
+    version = entries.get("flatstep_version", __version__)
+    if _release(version) > _release(__version__):
+        raise InputError(
+            f"{path}: written by flatstep {version}, newer than this {__version__}; "
+            "update flatstep to use this run"
+        )
+    extra = {name: value for name, value in entries.items() if _is_extra(name)}
     try:
-        return make_config(given), extra
+        return make_config({n: v for n, v in entries.items() if n not in extra}), extra
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _is_extra(name):
+    # What is recorded of the text and of the program; everything else is an option.
+    return name.startswith("data_") or name == "flatstep_version"
+
+
+def _release(version):
+    """(Major, minor) of a version: what decides whether a run can be read."""
+    match = re.match(r"(\d+)\.(\d+)", str(version))
+    return (int(match[1]), int(match[2])) if match else (math.inf, 0)
 
 
 def create_run_folder(out=None):
