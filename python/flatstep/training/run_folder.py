@@ -94,7 +94,7 @@ def read_config(run):
 
 def _is_extra(name):
     # What is recorded of the text and of the program; everything else is an option.
-    return name.startswith("data_") or name == "flatstep_version"
+    return name.startswith("data_") or name in ("val_files", "flatstep_version")
 
 
 def _release(version):
