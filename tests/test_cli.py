@@ -162,7 +162,7 @@ BAD_CALLS = [
     (("train", "--resume", "missing"), "missing: not a run"),
     (("train", "--resume", "full"), "full: not a run"),
     (("train", "--resume", "full", "--out", "new"), "--out and --resume"),
-    (("sample", "missing"), "missing: not a run"),
+    (("sample", "missing"), "missing: no such folder"),
     (("sample",), "RUN"),
     (("sample", "full", "--tokens", "0"), "--tokens must be from 1"),
     (("sample", "full", "--temperature", "nan"), "--temperature must be from 0"),

@@ -21,6 +21,21 @@ def add_command(commands, name, run, summary, examples):
     return parser
 
 
+def add_model(parser):
+    """The arguments that name a trained model: RUN and --checkpoint."""
+    parser.add_argument(
+        "folder",
+        metavar="RUN",
+        help="the folder of a run, of one of its checkpoints, or of a Hugging Face GPT-2",
+    )
+    parser.add_argument(
+        "--checkpoint",
+        metavar="WHICH",
+        help="of a run: best, last or step-N [the one with the best validation loss, if there is "
+        "one, else the last]",
+    )
+
+
 def add_options(parser, names=None):
     """The fields of TrainConfig, or those among `names`, in groups."""
     groups = {}

@@ -3,12 +3,13 @@
 import sys
 
 from ..errors import InputError
-from . import add_command
+from . import add_command, add_model
 
 EXAMPLES = """examples:
   flatstep sample runs/001 --prompt 'def main(' --tokens 500
   flatstep sample runs/001 --temperature 0.5 --seed 7
-  flatstep sample runs/001 --temperature 1 --top-p 0.9
+  flatstep sample runs/001 --temperature 1 --top-p 0.9 --checkpoint last
+  flatstep sample gpt2/ --prompt 'Once'   a Hugging Face folder
 
 The text appears as it is made."""
 
@@ -17,7 +18,7 @@ def add(commands):
     """Adds the command's parser."""
     summary = "Print text that a run's model makes up."
     parser = add_command(commands, "sample", run, summary, EXAMPLES)
-    parser.add_argument("folder", metavar="RUN", help="the folder of a run")
+    add_model(parser)
     parser.add_argument(
         "--prompt",
         default="",
@@ -36,13 +37,15 @@ def add(commands):
 
 def run(arguments):
     """Prints the text piece by piece."""
-    from ..training.sampling import load_run, stream_text
+    from ..data.vocabulary import IdVocabulary
+    from ..training.model_folder import load_model
+    from ..training.sampling import stream_text
 
     _check_sampling(arguments)
-    model, vocabulary = load_run(arguments.folder)
+    model, vocabulary, _ = load_model(arguments.folder, arguments.checkpoint, drop_padding=True)
     for piece in stream_text(
         model,
-        vocabulary,
+        vocabulary or IdVocabulary(model.config.vocab_size),
         arguments.prompt.encode(errors="surrogateescape"),
         arguments.tokens,
         temperature=arguments.temperature,

@@ -1,24 +1,6 @@
-"""Text from a trained run."""
+"""Text from a trained model."""
 
-from ..data.vocabulary import load_vocabulary
 from ..errors import InputError
-from .checkpoint import load_newest
-from .progress import warn
-from .run_folder import read_config
-from .trainer import make_model
-
-
-def load_run(run):
-    """(flatstep.GPT, vocabulary) of a run, with the parameters of its newest whole checkpoint.
-
-    Raises InputError if `run` is no run, CheckpointError (an InputError) if it has no checkpoint
-    that can be used; a damaged one is passed over with a warning.
-    """
-    config, _ = read_config(run)
-    vocabulary = load_vocabulary(run)
-    model = make_model(config, vocabulary.size)
-    load_newest(run, model, warn=warn)
-    return model, vocabulary
 
 
 def stream_text(
