@@ -27,6 +27,10 @@ if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")
 if importlib.util.find_spec("transformers") is None:
     collect_ignore_glob += ["parity/*transformers*", "parity/test_gpt_hugging_face.py"]
+if importlib.util.find_spec("gguf") is None:
+    collect_ignore_glob.append("gguf_file/*")
+if importlib.util.find_spec("llama_cpp") is None:
+    collect_ignore_glob.append("gguf_file/*llama*")
 if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
 if not CUDA:
@@ -58,6 +62,7 @@ HAS = {
     "no cuda": not CUDA,
     "cc": shutil.which("cc") is not None,
     "user namespaces": _may_mount(),
+    "tokenizers": importlib.util.find_spec("tokenizers") is not None,
     "cmake": shutil.which("cmake") is not None,
     "nvcc": shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists(),
 }

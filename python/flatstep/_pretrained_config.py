@@ -85,9 +85,16 @@ def wrong(path, key, got, expected):
     return PretrainedError(f"{path}: {key}: got {got!r}, expected {expected}")
 
 
-def config_json(config):
-    """The object that model_config reads back, for a GPTConfig."""
-    end_of_text = 50256 if config.vocab_size > 50256 else None  # of GPT-2's own vocabulary
+def gpt2_end_of_text(config):
+    """The end of a text in GPT-2's own vocabulary, if a GPTConfig has room for it, else None."""
+    return 50256 if config.vocab_size > 50256 else None
+
+
+def config_json(config, end_of_text):
+    """The object that model_config reads back, for a GPTConfig.
+
+    end_of_text: the token between documents, or None.
+    """
     values = asdict(config)
     return {
         "architectures": ["GPT2LMHeadModel"],
@@ -100,5 +107,6 @@ def config_json(config):
         "initializer_range": 0.02,
         "bos_token_id": end_of_text,
         "eos_token_id": end_of_text,
+        "pad_token_id": None,
         "torch_dtype": "float32",
     }

@@ -13,7 +13,7 @@ import numpy as np
 
 from . import _checks, _core
 from ._files import read_json, sync, write_json
-from ._pretrained_config import config_json, model_config, wrong
+from ._pretrained_config import config_json, gpt2_end_of_text, model_config, wrong
 from ._safetensors import save_file
 from ._stored_tensors import first_nonfinite, read_header
 from .errors import PretrainedError
@@ -24,7 +24,7 @@ HEAD, EMBEDDING = "lm_head.weight", "transformer.wte.weight"
 # Causal masks that old versions of the library stored with the weights.
 _MASK = re.compile(r"transformer\.h\.[0-9]+\.attn\.(masked_)?bias")
 _TEMPORARY = ".flatstep-tmp"
-_SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
+SHARD = re.compile(r"model-[0-9]{5}-of-[0-9]{5}\.safetensors")
 
 
 # ---- reading -------------------------------------------------------------------------------------
@@ -159,16 +159,15 @@ def _read_tensors(model, stored, rows):
 # ---- writing -------------------------------------------------------------------------------------
 
 
-def save(model, folder, *, max_shard_size, overwrite):
-    """flatstep.GPT.save_pretrained."""
+def save(model, folder, *, max_shard_size="5GB", overwrite=False, end_of_text=gpt2_end_of_text):
+    """flatstep.GPT.save_pretrained.
+
+    end_of_text: the token between documents, or None; or a function of the model's GPTConfig.
+    """
+    if callable(end_of_text):
+        end_of_text = end_of_text(model.config)
     limit = shard_bytes(max_shard_size)
-    for name in model.layout.names:
-        index = first_nonfinite(model[name])
-        if index is not None:
-            value = model[name].reshape(-1)[index]
-            raise ValueError(
-                f"params: got {value} in {name} at index {index}, expected finite numbers"
-            )
+    check_finite(model)
     folder = Path(folder)
     present = _own_files(folder)
     if present and not overwrite:
@@ -178,7 +177,7 @@ def save(model, folder, *, max_shard_size, overwrite):
     files = [*shards, *([INDEX] if len(shards) > 1 else []), CONFIG]
     temporary = {name: folder / f".{name}{_TEMPORARY}" for name in files}
     try:
-        _write(model, shards, temporary)
+        _write(model, shards, temporary, end_of_text)
         # config.json goes first and comes last: a folder that has it is whole.
         (folder / CONFIG).unlink(missing_ok=True)
         sync(folder)
@@ -193,6 +192,17 @@ def save(model, folder, *, max_shard_size, overwrite):
     finally:
         for path in folder.glob(f".*{_TEMPORARY}"):  # also those of a save that was killed
             path.unlink(missing_ok=True)
+
+
+def check_finite(model):
+    """Raises ValueError naming the first parameter that is not finite."""
+    for name in model.layout.names:
+        index = first_nonfinite(model[name])
+        if index is not None:
+            value = model[name].reshape(-1)[index]
+            raise ValueError(
+                f"params: got {value} in {name} at index {index}, expected finite numbers"
+            )
 
 
 def shard_bytes(value):
@@ -223,7 +233,7 @@ def _own_files(folder):
     if not folder.is_dir():
         return []
     fixed = (CONFIG, WEIGHTS, INDEX)
-    return sorted(p for p in folder.iterdir() if p.name in fixed or _SHARD.fullmatch(p.name))
+    return sorted(p for p in folder.iterdir() if p.name in fixed or SHARD.fullmatch(p.name))
 
 
 def _shards(model, limit):
@@ -242,7 +252,7 @@ def _shards(model, limit):
     return {f"model-{k:05d}-of-{count:05d}.safetensors": g for k, g in enumerate(groups, 1)}
 
 
-def _write(model, shards, temporary):
+def _write(model, shards, temporary, end_of_text):
     for name, tensors in shards.items():
         # Readers of the format ask for this metadata, whatever wrote the file.
         save_file({t: model[t] for t in tensors}, temporary[name], metadata={"format": "pt"})
@@ -250,6 +260,6 @@ def _write(model, shards, temporary):
         weight_map = {tensor: name for name, tensors in shards.items() for tensor in tensors}
         total = {"total_size": model.params.nbytes}
         write_json(temporary[INDEX], {"metadata": total, "weight_map": weight_map})
-    write_json(temporary[CONFIG], config_json(model.config))
+    write_json(temporary[CONFIG], config_json(model.config, end_of_text))
     for path in temporary.values():
         sync(path)

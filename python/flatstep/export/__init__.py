@@ -1,0 +1,1 @@
+"""Models for other programs: folders of Hugging Face with a tokenizer, and GGUF files."""
