@@ -20,10 +20,15 @@ from ..data.vocabulary import load_vocabulary
 from ..errors import InputError, RunFailed
 from .checkpoint import list_checkpoints
 from .config import make_config
+from .initial import fill_again, load_initial
 from .options import TrainConfig, option_name
 from .progress import MetricsFile, Progress, StopSignals, warn
 from .run_folder import (
-    config_text, create_run_folder, read_config, write_config, write_vocabulary,
+    config_text,
+    create_run_folder,
+    read_config,
+    write_config,
+    write_vocabulary,
 )  # fmt: skip
 from .sampling import generate_text
 from .trainer import Trainer
@@ -59,13 +64,20 @@ def start(given, files=(), *, out=None, quiet=False, val_files=()):
     quiet: show warnings only.
     Raises InputError before anything is written, RunFailed after.
     """
-    config = make_config(given)
-    corpus = _load(config, files, val_files)
+    initial = load_initial(given)
+    config = make_config(given | initial.options)
+    corpus = _load(config, files, val_files, initial.vocabulary_for(files, config))
     config = _with_vocabulary(config, corpus.vocabulary)
     trainer = Trainer(config, corpus)
+    initial.fill(trainer.model)
     run = create_run_folder(out)
     write_vocabulary(run, corpus.vocabulary)
     write_config(run, config, _data_entries(trainer.corpus))
+    if config.init_from:
+        # From now on the run needs the other folder no more.
+        trainer.save(run, files=_stored_beside(trainer))
+        if not quiet:
+            print(initial.line(trainer.model))
     if not quiet:
         print(_first_screen(trainer, run), flush=True)
     return _train(trainer, run, quiet)
@@ -85,17 +97,13 @@ def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     vocabulary = load_vocabulary(run)
     if config.vocab not in ("auto", vocabulary.kind):
         raise InputError(f"{run}: its {config.vocab} vocabulary is missing")
-    corpus = _load(
-        config,
-        files or _stored_files(run, entries, "data_files"),
-        val_files or _stored_files(run, {"val_files": []} | entries, "val_files"),
-        vocabulary,
-    )
+    corpus = load_stored(run, config, entries, vocabulary, files, val_files)
     config = _with_vocabulary(config, vocabulary)
-    _compare_data(run, corpus, entries)
     trainer = Trainer(config, corpus)
     if list_checkpoints(run):
         trainer.restore(run, warn)
+    else:
+        fill_again(run, trainer)
     if not quiet:
         print(_resume_line(run, stored, config, trainer.step), flush=True)
     if trainer.step >= config.steps:
@@ -110,6 +118,22 @@ def _load(config, files, val_files, vocabulary=None):
     if config.threads:
         flatstep.set_num_threads(config.threads)
     return load_corpus(files, config, vocabulary, val_files)
+
+
+def load_stored(run, config, entries, vocabulary, files=(), val_files=()):
+    """The Corpus that a run began with.
+
+    config, entries: of its config.toml. files, val_files: where the text is now, if it has moved.
+    Raises InputError if it is another text.
+    """
+    corpus = _load(
+        config,
+        files or _stored_files(run, entries, "data_files"),
+        val_files or _stored_files(run, {"val_files": []} | entries, "val_files"),
+        vocabulary,
+    )
+    _compare_data(run, corpus, entries)
+    return corpus
 
 
 def _with_vocabulary(config, vocabulary):

@@ -59,6 +59,11 @@ class TrainConfig:
         "documents where their sizes allow it",
         choices=("auto", "documents", "tail"),
     )
+    init_from: str = _model(
+        "",
+        "start from the weights of a Hugging Face GPT-2 folder, a run or a checkpoint, whose shape "
+        "and vocabulary the run then has [new weights]",
+    )
     n_layer: int = _model(4, "Transformer blocks", least=1)
     n_head: int = _model(4, "attention heads", least=1)
     n_embd: int = _model(128, "width, a multiple of --n-head", least=1)
@@ -133,7 +138,9 @@ class TrainConfig:
 
 
 # Defaults that follow from other options.
-DERIVED = ("lr", "min_lr", "warmup", "weight_decay", "decay_steps", "tokenizer", "vocab_size")
+DERIVED = (
+    "lr", "min_lr", "warmup", "weight_decay", "decay_steps", "tokenizer", "vocab_size", "init_from",
+)  # fmt: skip
 
 
 def option_name(name):

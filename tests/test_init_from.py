@@ -1,0 +1,225 @@
+"""`flatstep train --init-from`: the shape, the vocabulary and the weights of another model."""
+
+import json
+import os
+import shutil
+import signal
+import struct
+
+import numpy as np
+import pytest
+from test_train import TINY, bits, metrics, stop_at
+
+import flatstep as fs
+from flatstep.data.vocabulary import ByteVocabulary, IdVocabulary
+from flatstep.errors import InputError
+from flatstep.export.folder import export_model
+from flatstep.training import loop as train
+from flatstep.training.checkpoint import list_checkpoints
+from flatstep.training.model_folder import load_model
+from flatstep.training.run_folder import read_config
+from flatstep.training.trainer import Trainer
+
+SHORT = {"steps": 6, "batch_size": 4, "eval_every": 3, "save_every": 3, "keep": 9, "lr": 1e-3}
+SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16}
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("text") / "text.txt"
+    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory, text):
+    """A run of 12 steps with dropout 0.1, which validates, so that it has a best checkpoint."""
+    run = tmp_path_factory.mktemp("runs") / "base"
+    train.start(TINY, [text], out=run, quiet=True)
+    return run
+
+
+def parameters(folder, which=None):
+    return load_model(folder, which)[0].params
+
+
+def first_parameters(run):
+    return load_model(run / "checkpoints/step-0")[0].params
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, base):
+    """The same model as a Hugging Face folder."""
+    model, vocabulary, _ = load_model(base)
+    folder = tmp_path_factory.mktemp("exported") / "folder"
+    export_model(model, vocabulary, folder)
+    return folder
+
+
+def test_a_run_a_checkpoint_and_a_folder_begin_with_the_same_bits(
+    tmp_path, text, base, exported, capsys
+):
+    step = load_model(base)[2].step
+    runs = {}
+    for name, folder in (
+        ("run", base), ("checkpoint", base / f"checkpoints/step-{step}"), ("folder", exported),
+    ):  # fmt: skip
+        runs[name] = tmp_path / name
+        train.start(SHORT | {"init_from": str(folder)}, [text], out=runs[name])
+        assert f"weights {folder}" in capsys.readouterr().out
+        assert first_parameters(runs[name]).tobytes() == parameters(base).tobytes()
+        config, _ = read_config(runs[name])
+        assert (config.n_layer, config.n_head, config.n_embd, config.block_size) == (1, 2, 16, 16)
+        assert (config.dropout, config.vocab, config.vocab_size) == (0.0, "byte", 256)
+        assert config.init_from == str(folder)
+    assert bits(runs["run"]) == bits(runs["checkpoint"]) == bits(runs["folder"])
+    assert metrics(runs["run"])[0]["loss"] < metrics(base)[0]["loss"] - 0.3
+
+
+def test_stopped_and_resumed_without_the_folder_it_came_from(tmp_path, text, exported, monkeypatch):
+    given = SHORT | {"dropout": 0.1}
+    train.start(given | {"init_from": str(exported)}, [text], out=tmp_path / "whole", quiet=True)
+    for step in (1, 4):
+        origin = tmp_path / f"origin-{step}"
+        shutil.copytree(exported, origin)
+        run = tmp_path / f"run-{step}"
+        with monkeypatch.context() as patch:
+            stop_at(patch, step)
+            train.start(given | {"init_from": str(origin)}, [text], out=run, quiet=True)
+        shutil.rmtree(origin)
+        assert train.resume(run, quiet=True).step == 6
+        assert bits(run) == bits(tmp_path / "whole")
+
+
+def test_killed_before_its_first_checkpoint_it_begins_again_or_says_why_not(
+    tmp_path, text, exported, monkeypatch
+):
+    origin, run = tmp_path / "origin", tmp_path / "run"
+    shutil.copytree(exported, origin)
+    given = SHORT | {"init_from": str(origin), "block_size": 8}
+    train.start(given, [text], out=tmp_path / "whole", quiet=True)
+
+    def killed(self, *arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "save", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train.start(given, [text], out=run, quiet=True)
+    assert not list_checkpoints(run)
+    origin.rename(tmp_path / "away")
+    with pytest.raises(InputError, match=r"run: has no checkpoint yet, and cannot begin again: .*"):
+        train.resume(run, quiet=True)
+    (tmp_path / "away").rename(origin)
+    train.resume(run, quiet=True)
+    assert bits(run) == bits(tmp_path / "whole")
+
+
+def test_fewer_positions_are_the_first_ones(tmp_path, text, base, capsys):
+    run = tmp_path / "run"
+    train.start(SHORT | {"init_from": str(base), "block_size": 10}, [text], out=run)
+    assert "the first 10 of 16 positions" in capsys.readouterr().out
+    old, new = load_model(base)[0], load_model(run / "checkpoints/step-0")[0]
+    assert new.config == fs.GPTConfig(256, 10, 1, 2, 16)
+    for name in new.layout.names:
+        assert np.array_equal(new[name], old[name][: len(new[name])]), name
+    tokens = np.arange(10)[None] + 60
+    assert np.array_equal(new.logits(tokens), old.logits(tokens))
+
+
+@pytest.mark.parametrize(
+    ("option", "line"),
+    [
+        ({"n_layer": 6}, r"--n-layer 6 contradicts .*base, which has 1"),
+        ({"n_embd": 32}, r"--n-embd 32 contradicts .*base, which has 16"),
+        ({"block_size": 17}, r"--block-size 17 contradicts .*base, which has 16 positions"),
+        ({"vocab": "char"}, r"--vocab char contradicts .*base, which has byte"),
+        ({"vocab_size": 300}, r"--vocab-size 300 contradicts .*base, which has 256"),
+        ({"tokenizer": "tokenizer.json"}, r"--tokenizer tokenizer\.json: .*base has its own"),
+    ],
+)
+def test_options_that_contradict_the_model(tmp_path, text, base, option, line):
+    with pytest.raises(InputError, match=line):
+        train.start(SHORT | {"init_from": str(base)} | option, [text], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_options_that_say_the_same_are_taken(tmp_path, text, base):
+    given = SHORT | SHAPE | {"init_from": str(base), "block_size": 16, "vocab": "auto"}
+    assert train.start(given, [text], out=tmp_path / "run", quiet=True).step == 6
+    with pytest.raises(InputError, match="--init-from elsewhere contradicts the run"):
+        train.resume(tmp_path / "run", {"init_from": "elsewhere"})
+
+
+@pytest.mark.parametrize(
+    ("spoil", "line"),
+    [
+        (shutil.rmtree, "no such folder"),
+        (lambda f: (f / "config.json").unlink(), "neither a run"),
+        (lambda f: (f / "config.json").write_text("{"), r"config\.json: cannot be read"),
+        (lambda f: (f / "model.safetensors").unlink(), r"has neither model\.safetensors"),
+        (lambda f: os.truncate(f / "model.safetensors", 999), r"model\.safetensors: "),
+        (lambda f: (f / "vocabulary.json").write_text("?"), r"vocabulary\.json: cannot be read"),
+    ],
+)
+def test_folders_that_cannot_be_used(tmp_path, text, exported, spoil, line):
+    folder = tmp_path / "folder"
+    shutil.copytree(exported, folder)
+    spoil(folder)
+    with pytest.raises(InputError, match=line):
+        train.start(SHORT | {"init_from": str(folder)}, [text], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A Hugging Face folder without a tokenizer, of 300 tokens."""
+    model = fs.GPT(fs.GPTConfig(300, 16, 1, 2, 16), seed=1)
+    model.save_pretrained(tmp_path / "bare")
+    return tmp_path / "bare"
+
+
+def test_without_a_tokenizer_only_token_files_will_do(tmp_path, text, bare):
+    given = SHORT | {"init_from": str(bare)}
+    with pytest.raises(InputError, match=r"bare: has neither tokenizer\.json nor vocab\.json"):
+        train.start(given, [text], out=tmp_path / "run")
+    with pytest.raises(InputError, match=r"bare: has neither tokenizer\.json nor vocab\.json"):
+        train.start(given, out=tmp_path / "run")
+    tokens = np.arange(2000) * 7 % 300
+    (tmp_path / "some.bin").write_bytes(struct.pack("<2000H", *tokens))
+    train.start(given, [str(tmp_path / "some.bin")], out=tmp_path / "run", quiet=True)
+    model, vocabulary, _ = load_model(tmp_path / "run")
+    assert (vocabulary.kind, vocabulary.size, model.config.vocab_size) == ("ids", 300, 300)
+    (tmp_path / "high.bin").write_bytes(struct.pack("<2000H", *(tokens + 1)))
+    with pytest.raises(InputError, match=r"high\.bin: token 300 at position .* 300"):
+        train.start(given, [str(tmp_path / "high.bin")], out=tmp_path / "high")
+
+
+def test_more_tokens_than_the_model_has_are_refused_fewer_leave_padding_behind(tmp_path, text):
+    for rows in (200, 256, 261):
+        folder = tmp_path / str(rows)
+        model = fs.GPT(fs.GPTConfig(rows, 16, 1, 2, 16), seed=1)
+        export_model(model, IdVocabulary(rows), folder)
+        for name, content in ByteVocabulary().files().items():
+            (folder / name).write_bytes(content)
+        given = SHORT | {"init_from": str(folder), "steps": 1}
+        if rows == 200:
+            with pytest.raises(InputError, match="its tokenizer has 256 tokens, its model 200"):
+                train.start(given, [text], out=tmp_path / "run")
+            continue
+        run = tmp_path / f"run-{rows}"
+        train.start(given, [text], out=run, quiet=True)
+        old, new = load_model(folder)[0], load_model(run / "checkpoints/step-0")[0]
+        assert (old.config.vocab_size, new.config.vocab_size) == (rows, 256)
+        name = "transformer.wte.weight"
+        assert np.array_equal(new[name], old[name][:256])
+
+
+def test_a_signal_at_once_leaves_the_first_weights(tmp_path, text, base, monkeypatch):
+    stop_at(monkeypatch, 1, signal.SIGTERM)
+    outcome = train.start(
+        SHORT | {"init_from": str(base)}, [text], out=tmp_path / "run", quiet=True
+    )
+    assert outcome.step == 1
+    state = json.loads((tmp_path / "run/checkpoints/step-0/state.json").read_text())
+    assert state["step"] == 0 and state["model"]["n_embd"] == 16
