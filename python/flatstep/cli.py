@@ -12,15 +12,16 @@ from pathlib import Path
 
 import flatstep
 
-
+from .commands import eval as evaluate
 from .commands import export, info, plan, prepare, sample, train
 from .errors import InputError
 
-COMMANDS = (train, prepare, sample, export, plan, info)
+COMMANDS = (train, prepare, sample, evaluate, export, plan, info)
 EXAMPLES = """examples:
   flatstep train                  train a small model on Python's own library
   flatstep prepare docs/ --out data/docs --vocab bpe   tokens, made once for many runs
   flatstep sample runs/001        text from that run
+  flatstep eval runs/001          its loss, perplexity and bits per byte
   flatstep export runs/001 --out my-model   for transformers, or llama.cpp
   flatstep plan --batch-size 32   the memory that training would take
   flatstep info                   what this build can do
