@@ -188,6 +188,16 @@ def test_find(case):
     assert content(moved)[0] == 8
 
 
+def test_a_run_may_be_called_like_a_checkpoint(tmp_path):
+    run = tmp_path / "step-5"
+    run.mkdir()
+    path = save_checkpoint(run, *make(), {"step": 2})
+    assert find_checkpoint(run) == path
+    (path / "manifest.json").unlink()
+    with pytest.raises(CheckpointError, match=r"step-2/manifest\.json: missing"):
+        load_newest(path, make()[0], warn=pytest.fail)
+
+
 def test_what_is_not_found_is_said(case):
     run, save = case
     with pytest.raises(CheckpointError, match="neither a run nor a checkpoint"):

@@ -1,7 +1,6 @@
 """The folder of a run: made once, with config.toml, which is replaced as a whole."""
 
 import contextlib
-import math
 import os
 import re
 import tomllib
@@ -79,12 +78,7 @@ def read_config(run):
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    version = entries.get("flatstep_version", __version__)
-    if _release(version) > _release(__version__):
-        raise InputError(
-            f"{path}: written by flatstep {version}, newer than this {__version__}; "
-            "update flatstep to use this run"
-        )
+    _check_version(path, entries.get("flatstep_version", __version__))
     extra = {name: value for name, value in entries.items() if _is_extra(name)}
     try:
         return make_config({n: v for n, v in entries.items() if n not in extra}), extra
@@ -97,10 +91,16 @@ def _is_extra(name):
     return name.startswith("data_") or name in ("val_files", "flatstep_version")
 
 
-def _release(version):
-    """(Major, minor) of a version: what decides whether a run can be read."""
-    match = re.match(r"(\d+)\.(\d+)", str(version))
-    return (int(match[1]), int(match[2])) if match else (math.inf, 0)
+def _check_version(path, version):
+    found = re.match(r"(\d+)\.(\d+)", str(version))
+    if found is None:
+        raise InputError(f"{path}: flatstep_version {version!r} is no version")
+    own = re.match(r"(\d+)\.(\d+)", __version__)
+    if tuple(map(int, found.groups())) > tuple(map(int, own.groups())):
+        raise InputError(
+            f"{path}: written by flatstep {version}, newer than this {__version__}; "
+            "update flatstep to use this run"
+        )
 
 
 def create_run_folder(out=None):
