@@ -2,7 +2,8 @@
 
 import json
 import os
-import tomllib
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -201,9 +202,14 @@ def test_calls_that_cannot_be(tmp_path, run):
     assert not (tmp_path / "out").exists()
 
 
-def test_a_damaged_best_checkpoint_gives_way_with_a_warning(tmp_path, run):
-    import shutil
+def test_without_the_package_gguf_one_line_says_how_to_get_it(tmp_path, model, monkeypatch):
+    monkeypatch.setitem(sys.modules, "gguf", None)
+    with pytest.raises(InputError, match=r"needs the package gguf: pip install 'flatstep\[gguf\]'"):
+        export_model(model, None, tmp_path / "x.gguf", format="gguf")
+    assert not any(tmp_path.iterdir())
 
+
+def test_a_damaged_best_checkpoint_gives_way_with_a_warning(tmp_path, run):
     copy = tmp_path / "copy"
     shutil.copytree(run, copy)
     _, _, source = load_model(copy)
@@ -212,5 +218,3 @@ def test_a_damaged_best_checkpoint_gives_way_with_a_warning(tmp_path, run):
     path.write_bytes(path.read_bytes()[:-1])
     done = flatstep("export", copy, "--out", tmp_path / "out")
     assert done.returncode == 0 and "warning" in done.stderr and "model.safetensors" in done.stderr
-    config = tomllib.loads((copy / "config.toml").read_text())
-    assert config["n_layer"] == 1

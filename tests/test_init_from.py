@@ -1,5 +1,6 @@
 """`flatstep train --init-from`: the shape, the vocabulary and the weights of another model."""
 
+import gc
 import json
 import os
 import shutil
@@ -8,6 +9,8 @@ import struct
 
 import numpy as np
 import pytest
+from export_case import make_vocabulary
+from test_cli import flatstep
 from test_train import TINY, bits, metrics, stop_at
 
 import flatstep as fs
@@ -223,3 +226,44 @@ def test_a_signal_at_once_leaves_the_first_weights(tmp_path, text, base, monkeyp
     assert outcome.step == 1
     state = json.loads((tmp_path / "run/checkpoints/step-0/state.json").read_text())
     assert state["step"] == 0 and state["model"]["n_embd"] == 16
+
+
+def test_the_other_model_takes_no_memory_during_the_run(tmp_path, text, base, monkeypatch):
+    def models():
+        return {id(found) for found in gc.get_objects() if type(found) is fs.GPT}
+
+    gc.collect()
+    before, real, seen = models(), Trainer.try_step, []
+
+    def looking(self):
+        seen.append(models() - before)
+        return real(self)
+
+    monkeypatch.setattr(Trainer, "try_step", looking)
+    train.start(SHORT | {"init_from": str(base)}, [text], out=tmp_path / "run", quiet=True)
+    assert [len(found) for found in seen] == [1] * 6
+
+
+@pytest.mark.needs("tokenizers")
+def test_a_tokenizer_or_a_prepared_folder_stands_in_for_a_missing_one(tmp_path, text):
+    vocabulary = make_vocabulary("bpe")
+    (tmp_path / "tokenizer.json").write_bytes(vocabulary.files()["tokenizer.json"])
+    model = fs.GPT(fs.GPTConfig(vocabulary.size + 2, 16, 1, 2, 16), seed=1)
+    model.save_pretrained(tmp_path / "bare")
+    given = SHORT | {"init_from": str(tmp_path / "bare")}
+    with_file = given | {"tokenizer": str(tmp_path / "tokenizer.json")}
+    train.start(with_file, [text], out=tmp_path / "one", quiet=True)
+    prepare = ["prepare", text, "--out", tmp_path / "data", "--tokenizer"]
+    assert flatstep(*prepare, tmp_path / "tokenizer.json").returncode == 0
+    train.start(given, [str(tmp_path / "data")], out=tmp_path / "two", quiet=True)
+    for name in ("one", "two"):
+        new, found, _ = load_model(tmp_path / name / "checkpoints/step-0")
+        assert found.files() == vocabulary.files()
+        assert new.config.vocab_size == vocabulary.size
+        wte = "transformer.wte.weight"
+        assert np.array_equal(new[wte], model[wte][: vocabulary.size])
+    small = fs.GPT(fs.GPTConfig(vocabulary.size - 1, 16, 1, 2, 16), seed=1)
+    small.save_pretrained(tmp_path / "small")
+    with pytest.raises(InputError, match=rf"small: its model has {vocabulary.size - 1:,} tokens"):
+        train.start(with_file | {"init_from": str(tmp_path / "small")}, [text], out=tmp_path / "x")
+    assert not (tmp_path / "x").exists()

@@ -8,6 +8,8 @@ EXAMPLES = """examples:
   flatstep train notes.txt --steps 5000   a text file
   flatstep train docs/ --out runs/docs --n-layer 6 --n-head 6 --n-embd 384 --block-size 256
   flatstep train --resume runs/docs       go on where a run stopped
+  flatstep train notes.txt --init-from gpt2/ --schedule constant --lr 3e-5 --batch-size 1 \\
+      --grad-accum 32 --steps 200         fine-tune a Hugging Face GPT-2
 
 Ctrl-C finishes the step and saves a checkpoint (exit code 130; SIGTERM: 143)."""
 

@@ -70,6 +70,10 @@ class NewWeights:
     def fill(self, model):
         """Leaves the model as it was made."""
 
+    def lines(self, model):
+        """No line on the first screen."""
+        return []
+
 
 @dataclass(frozen=True)
 class Initial:
@@ -111,12 +115,12 @@ class Initial:
             target = model[name]
             target[...] = self.model[name][: len(target)]
 
-    def line(self, model):
-        """What the first screen of the run says of it, whose model is given."""
+    def lines(self, model):
+        """What the first screen of the run, whose model is given, says of it: one line."""
         own, new = self.model.config, model.config
         text = f"weights {self.source}"
         if new.block_size < own.block_size:
             text += f", the first {new.block_size:,} of {own.block_size:,} positions"
         if new.vocab_size < own.vocab_size:
             text += f", without {own.vocab_size - new.vocab_size:,} rows that no token has"
-        return text
+        return [text]

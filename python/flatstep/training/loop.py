@@ -64,23 +64,26 @@ def start(given, files=(), *, out=None, quiet=False, val_files=()):
     quiet: show warnings only.
     Raises InputError before anything is written, RunFailed after.
     """
+    trainer, weights = _new_trainer(given, files, val_files)
+    run = create_run_folder(out)
+    write_vocabulary(run, trainer.corpus.vocabulary)
+    write_config(run, trainer.config, _data_entries(trainer.corpus))
+    if trainer.config.init_from:
+        # From now on the run needs the other folder no more.
+        trainer.save(run, files=_stored_beside(trainer))
+    if not quiet:
+        print(*weights, _first_screen(trainer, run), sep="\n", flush=True)
+    return _train(trainer, run, quiet)
+
+
+def _new_trainer(given, files, val_files):
+    """(Trainer at step 0, [a line of the first screen] with --init-from, else [])."""
     initial = load_initial(given)
     config = make_config(given | initial.options)
     corpus = _load(config, files, val_files, initial.vocabulary_for(files, config))
-    config = _with_vocabulary(config, corpus.vocabulary)
-    trainer = Trainer(config, corpus)
+    trainer = Trainer(_with_vocabulary(config, corpus.vocabulary), corpus)
     initial.fill(trainer.model)
-    run = create_run_folder(out)
-    write_vocabulary(run, corpus.vocabulary)
-    write_config(run, config, _data_entries(trainer.corpus))
-    if config.init_from:
-        # From now on the run needs the other folder no more.
-        trainer.save(run, files=_stored_beside(trainer))
-        if not quiet:
-            print(initial.line(trainer.model))
-    if not quiet:
-        print(_first_screen(trainer, run), flush=True)
-    return _train(trainer, run, quiet)
+    return trainer, initial.lines(trainer.model)
 
 
 def resume(run, given=None, files=(), *, quiet=False, val_files=()):
