@@ -64,10 +64,11 @@ _WHY_NONE = {
 
 def _lines(model, vocabulary, source, exported):
     config = model.config
+    files = "" if exported.path.is_file() else ": " + ", ".join(exported.files)
     lines = [
         f"model      {source}: {model.num_params:,} parameters, context {config.block_size}, "
         f"vocabulary {config.vocab_size:,}",
-        f"written    {exported.path}: {', '.join(exported.files)}",
+        f"written    {exported.path}{files}",
     ]
     if not exported.tokenizer:
         kind = "none" if vocabulary is None else vocabulary.kind
