@@ -15,13 +15,15 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 import flatstep as fs
 
-pytest.register_assert_rewrite("bad_input", "cuda_case", "linear_case", "loss_checks", "optim_case")
+pytest.register_assert_rewrite(
+    "bad_input", "cuda_case", "data_case", "linear_case", "loss_checks", "optim_case"
+)
 
 CUDA = bool(fs.info()["cuda"]["devices"])
 
 # Without PyTorch or Transformers there is nothing to compare with, nothing is drawn without
-# matplotlib, and kernels of a GPU need one (or the emulated build): those tests are absent, not
-# skipped.
+# matplotlib, there is no BPE without tokenizers, and kernels of a GPU need one (or the emulated
+# build): those tests are absent, not skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")
@@ -33,6 +35,8 @@ if importlib.util.find_spec("llama_cpp") is None:
     collect_ignore_glob.append("gguf_file/*llama*")
 if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
+if importlib.util.find_spec("tokenizers") is None:
+    collect_ignore_glob.append("bpe/*")
 if not CUDA:
     collect_ignore_glob += ["cuda/*", "parity/cuda/*"]
 elif importlib.util.find_spec("torch") is not None:

@@ -54,7 +54,8 @@ def _lines(corpus, folder):
     tokens = len(corpus.train) + len(corpus.validation)
     vocabulary = corpus.vocabulary
     return [
-        f"text    {corpus.documents:,} documents, {corpus.size:,} bytes",
+        f"text    {corpus.documents:,} document{'s' if corpus.documents > 1 else ''}, "
+        f"{corpus.size:,} bytes",
         f"tokens  {len(corpus.train):,} to train, {len(corpus.validation):,} to validate "
         f"({corpus.split}); {corpus.size / tokens:.2f} bytes per token, {vocabulary.kind} "
         f"vocabulary of {vocabulary.size:,}",

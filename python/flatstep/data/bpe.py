@@ -8,7 +8,6 @@ import numpy as np
 
 from ..errors import InputError
 from .bpe_pieces import PIECE, pieces_of, where_to_cut
-from .tokens import TokenBuffer
 from .vocabulary import TOKENIZER, BytesDecoder, Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
@@ -77,35 +76,31 @@ class BpeVocabulary(Vocabulary):
         return found
 
     def encode(self, text):
-        return next(iter(self.encode_many([text])))
+        return np.concatenate([np.empty(0, self.dtype), *self._encode_long(text)])
 
     def encode_many(self, texts):
-        """Yields the tokens of each text in turn.
-
-        Many short ones, and the pieces of a long one, are encoded together.
-        """
+        # Many short texts, and the pieces of a long one, are encoded together.
         short, size = [], 0
         for text in texts:
             if len(text) > PIECE or size >= _AT_ONCE:
-                yield from self._encode_group(short)
+                yield from ([tokens] for tokens in self._encode_group(short))
                 short, size = [], 0
             if len(text) > PIECE:
                 yield self._encode_long(text)
             else:
                 short.append(str(text, "utf-8"))
                 size += len(text)
-        yield from self._encode_group(short)
+        yield from ([tokens] for tokens in self._encode_group(short))
 
     def _encode_long(self, text):
-        tokens, group, size = TokenBuffer(self.dtype), [], 0
+        group, size = [], 0
         for piece in pieces_of(text, self._cut):
             group.append(str(piece, "utf-8"))
             size += len(piece)
             if size >= _AT_ONCE:
-                tokens.extend(self._encode_group(group))
+                yield from self._encode_group(group)
                 group, size = [], 0
-        tokens.extend(self._encode_group(group))
-        return tokens.finish()
+        yield from self._encode_group(group)
 
     def _encode_group(self, texts):
         for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False):

@@ -150,11 +150,12 @@ def _make_vocabulary(config, kind, train, held):
 
 def _encode(vocabulary, pieces):
     """The Tokens of Pieces in one array."""
-    buffer = TokenBuffer(vocabulary.dtype)
+    size = sum(piece.size for piece in pieces) + len(pieces)
+    buffer = TokenBuffer(vocabulary.dtype, size // vocabulary.dtype.itemsize)
     encoded = vocabulary.encode_many(piece.text for piece in pieces if piece.text is not None)
     for piece in pieces:
         try:
-            buffer.append([vocabulary.end_of_text] if piece.text is None else next(encoded))
+            buffer.extend([[vocabulary.end_of_text]] if piece.text is None else next(encoded))
         except EncodingError as error:
             raise InputError(
                 f"{piece.name}: {error.reason}, at byte {piece.place + error.place:,}"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from .._files import read_json, write_whole
 from ..errors import InputError
 from .token_files import FORMATS, TokenFile, map_token_file, scan_token_file, write_tokens
-from .vocabulary import load_vocabulary
+from .vocabulary import TOKENIZER, VOCABULARY, load_vocabulary
 
 DATA = "data.json"
 FORMAT, VERSION = "flatstep data", 1
@@ -25,10 +25,12 @@ class Prepared(NamedTuple):
 
 
 def is_prepared(path):
-    """Whether a folder was written by `flatstep prepare`; it may be damaged since."""
+    """Whether a folder was written by `flatstep prepare`, unfinished or damaged as it may be."""
+    if Path(path, "train.bin").exists():
+        return any(Path(path, name).exists() for name in (DATA, VOCABULARY, TOKENIZER))
     try:
         with open(Path(path, DATA), "rb") as file:
-            return FORMAT.encode() in file.read(100) or Path(path, "train.bin").exists()
+            return FORMAT.encode() in file.read(100)
     except OSError:
         return False
 

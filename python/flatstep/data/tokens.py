@@ -59,10 +59,13 @@ def as_tokens(tokens):
 
 
 class TokenBuffer:
-    """An array that grows at its end, without a second copy of it when it is long."""
+    """An array that grows at its end, without a second copy of it when it is long.
 
-    def __init__(self, dtype):
-        self._array = np.empty(1 << 16, dtype)
+    expected: a guess at its length. Memory that is not written to is not taken.
+    """
+
+    def __init__(self, dtype, expected=0):
+        self._array = np.empty(max(expected, 1 << 16), dtype)
         self._size = 0
 
     def append(self, tokens):

@@ -43,8 +43,11 @@ class Vocabulary:
         raise NotImplementedError
 
     def encode_many(self, texts):
-        """Yields the tokens of each text in turn."""
-        return map(self.encode, texts)
+        """Yields the tokens of each text in turn, as an iterable of arrays: a long text has more.
+
+        Each must be used up before the next. Errors as encode, also while one is used.
+        """
+        return ([self.encode(text)] for text in texts)
 
     def beginning(self):
         """The tokens that stand for an empty prompt: the end of a text before, or a line end."""
@@ -111,7 +114,7 @@ class CharVocabulary(Vocabulary):
         self.size = len(characters)
         self._codes = _code_points(characters)
         # The token of each ASCII byte: most texts need nothing else.
-        self._ascii = np.full(128, -1, np.int64)
+        self._ascii = np.full(128, -1, np.int32)
         own = self._codes[self._codes < 128]
         self._ascii[own] = np.arange(len(own))
 
@@ -125,8 +128,14 @@ class CharVocabulary(Vocabulary):
         return cls("".join(map(chr, np.flatnonzero(seen))))
 
     def encode(self, text):
-        found = [self._encode_chunk(place, chunk) for place, chunk in utf8_chunks(text)]
-        return np.concatenate(found) if found else np.empty(0, self.dtype)
+        return np.concatenate([np.empty(0, self.dtype), *self._encode_chunks(text)])
+
+    def encode_many(self, texts):
+        return map(self._encode_chunks, texts)
+
+    def _encode_chunks(self, text):
+        for place, chunk in utf8_chunks(text):
+            yield self._encode_chunk(place, chunk)
 
     def _encode_chunk(self, place, chunk):
         codes = _code_points(chunk)
