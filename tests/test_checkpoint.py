@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 
 import numpy as np
 import pytest
@@ -274,3 +275,21 @@ def test_failing_disk_leaves_the_last_checkpoint(saved, monkeypatch, call):
             monkeypatch.setattr(os, call, real)
     assert failing == {"fsync": 6, "rename": 1}[call]  # four files, their folder, its parent
     assert [p.name for p in list_checkpoints(run)] == ["step-4", "step-3"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_folders_will_do(saved, monkeypatch, number):
+    run, _ = saved
+    real = os.fsync
+
+    def failing(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) or not folders_only:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    folders_only = True
+    verify_files(save_checkpoint(run, *make(), {"step": 4}))
+    folders_only = False
+    with pytest.raises(OSError, match=os.strerror(number)):
+        save_checkpoint(run, *make(), {"step": 5})

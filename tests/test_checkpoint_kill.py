@@ -12,6 +12,7 @@ from checkpoint_case import make
 from flatstep.errors import CheckpointError
 from flatstep.training import checkpoint
 from flatstep.training.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
+from flatstep.training.manifest import verify_files
 
 pytestmark = pytest.mark.needs("fork")
 
@@ -65,8 +66,10 @@ def killed_after(seconds, run, model, optimizer, step):
 
 
 def check(run, model, optimizer, reported):
-    """The newest checkpoint is whole, of one save, and not older than the one reported."""
-    newest = list_checkpoints(run)[0]
+    """All are whole, and the newest is of one save, not older than the one reported."""
+    newest, *older = list_checkpoints(run)
+    for path in older:
+        verify_files(path)
     state = load_checkpoint(newest, model, optimizer)
     found = (state["step"], state["turn"])
     assert found >= reported

@@ -174,22 +174,32 @@ def test_a_checkpoint_of_another_format_is_refused(run):
         loop.resume(run, {"steps": 6}, quiet=True)
 
 
+# Of 8 bits: the code, and the scale with which the two are the upper bits of an infinity.
 @pytest.mark.parametrize(
-    ("kind", "state"), [("exp_avg", "full"), ("exp_avg_sq", "full"), ("exp_avg_sq", "8bit")]
+    ("kind", "code", "scale"),
+    [
+        ("exp_avg", None, None),
+        ("exp_avg_sq", None, None),
+        ("exp_avg", 0x80 | 8, 0x7F8 - 8),
+        ("exp_avg_sq", 136, 0x7F8 - 136),
+    ],
 )
-def test_moments_that_are_not_finite_are_never_saved(memory_path, text, monkeypatch, kind, state):
+def test_moments_that_are_not_finite_are_never_saved(
+    memory_path, text, monkeypatch, kind, code, scale
+):
     real = Trainer.try_step
 
     def spoiling(self):
         result = real(self)
         if self.step == 3:
             own = self.optimizer._state_views()["state"]["transformer.ln_f.weight"]
-            if state == "full":
+            if code is None:
                 own[kind][7] = np.inf
-            else:  # the sum of step and scale has the upper bits of a float32
-                own[kind][7], own[kind + "_scale"][0] = 8, 0x7F8 - 8
+            else:
+                own[kind][7], own[kind + "_scale"][0] = code, scale
         return result
 
+    state = "8bit" if code else "full"
     monkeypatch.setattr(Trainer, "try_step", spoiling)
     given = TINY | {"steps": 3, "save_every": 1, "optimizer_state": state}
     with pytest.raises(

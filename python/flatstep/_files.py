@@ -1,6 +1,7 @@
 """Files that are whole or absent: what checkpoints and folders of weights share."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -91,5 +92,9 @@ def sync(path):
     descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        # Some network file systems have no such thing for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP) or not path.is_dir():
+            raise
     finally:
         os.close(descriptor)
