@@ -15,7 +15,7 @@ from flatstep.data.token_files import map_token_file
 from flatstep.errors import InputError
 from flatstep.training.config import make_config
 from flatstep.training.loop import resume, start
-from flatstep.training.sampling import load_run
+from flatstep.training.model_folder import load_model
 
 OPTIONS = {"steps": 4, "n_layer": 1, "n_head": 2, "n_embd": 16, "block_size": 16, "batch_size": 4}
 
@@ -191,7 +191,7 @@ def test_a_run_keeps_its_vocabulary(tmp_path, text):
     run = tmp_path / "run"
     given = OPTIONS | {"vocab": "char", "schedule": "constant"}
     start(given, [text], out=run, quiet=True)
-    model, vocabulary = load_run(run)
+    model, vocabulary, _ = load_model(run)
     assert (vocabulary.size, model.config.vocab_size) == (25, 25)
     assert config_of(run)["vocab"] == "char" and config_of(run)["vocab_size"] == 25
     resume(run, {"steps": 6}, quiet=True)

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 import flatstep as fs
+from flatstep.data.vocabulary import ByteVocabulary
 from flatstep.errors import CheckpointError, InputError, RunFailed
 from flatstep.training import loop
 from flatstep.training.checkpoint import list_checkpoints
@@ -118,8 +119,8 @@ def test_the_checkpoint_has_the_configuration(run):
 
 
 def test_the_best_is_remembered_over_a_resume(run):
-    config, _ = read_config(run)
-    corpus = loop._load(config, loop._stored_files(run, read_config(run)[1]))
+    config, entries = read_config(run)
+    corpus = loop.load_stored(run, config, entries, ByteVocabulary())
     trainer = Trainer(config, corpus)
     trainer.restore(run, pytest.fail)
     assert trainer.best is None
