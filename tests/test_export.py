@@ -67,6 +67,9 @@ def test_bare_numbers_come_without_a_tokenizer(tmp_path, model):
         exported = export_model(model, vocabulary, tmp_path / str(vocabulary is None))
         assert not exported.tokenizer
         assert not [name for name in exported.files if "token" in name]
+    done = flatstep("export", tmp_path / "False", "--out", tmp_path / "again")
+    assert done.returncode == 0
+    assert "tokenizer  none: the model was trained on bare numbers" in done.stdout
     assert load_model(tmp_path / "False")[1].kind == "ids"
     assert load_model(tmp_path / "True")[1] is None
 
@@ -200,6 +203,17 @@ def test_calls_that_cannot_be(tmp_path, run):
     ):
         assert_one_line_error(flatstep("export", *call), 2, *parts)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_has_lost_its_vocabulary(tmp_path):
+    (tmp_path / "text.txt").write_text("".join(f"line {k:3d} of a sample.\n" for k in range(60)))
+    call = ("train", tmp_path / "text.txt", *TINY, "--steps", 2, "--vocab", "char")
+    assert flatstep(*call, "--out", tmp_path / "run").returncode == 0
+    (tmp_path / "run/vocabulary.json").unlink()
+    for command in ("sample", "eval"):
+        done = flatstep(command, tmp_path / "run")
+        assert_one_line_error(done, 2, "run: its char vocabulary is missing")
+    assert load_model(tmp_path / "run/checkpoints/step-2")[1].kind == "char"
 
 
 def test_without_the_package_gguf_one_line_says_how_to_get_it(tmp_path, model, monkeypatch):

@@ -10,7 +10,7 @@ import struct
 import numpy as np
 import pytest
 from export_case import make_vocabulary
-from test_cli import flatstep
+from test_cli import assert_one_line_error, flatstep
 from test_train import TINY, bits, metrics, stop_at
 
 import flatstep as fs
@@ -149,6 +149,9 @@ def test_options_that_contradict_the_model(tmp_path, text, base, option, line):
 
 def test_options_that_say_the_same_are_taken(tmp_path, text, base):
     given = SHORT | SHAPE | {"init_from": str(base), "block_size": 16, "vocab": "auto"}
+    for wrong in ({"n_layer": 0}, {"n_head": "2"}, {"block_size": "16"}, {"block_size": 0}):
+        with pytest.raises(InputError, match=r"--(n-layer|n-head|block-size)"):
+            train.start(given | wrong, [text], out=tmp_path / "run")
     assert train.start(given, [text], out=tmp_path / "run", quiet=True).step == 6
     with pytest.raises(InputError, match="--init-from elsewhere contradicts the run"):
         train.resume(tmp_path / "run", {"init_from": "elsewhere"})
@@ -193,6 +196,12 @@ def test_without_a_tokenizer_only_token_files_will_do(tmp_path, text, bare):
     train.start(given, [str(tmp_path / "some.bin")], out=tmp_path / "run", quiet=True)
     model, vocabulary, _ = load_model(tmp_path / "run")
     assert (vocabulary.kind, vocabulary.size, model.config.vocab_size) == ("ids", 300, 300)
+    for option, line in (
+        ({"vocab_size": 299}, r"--vocab-size 299 contradicts .*bare, which has 300"),
+        ({"vocab": "byte"}, r"--vocab byte contradicts .*bare, which has ids"),
+    ):
+        with pytest.raises(InputError, match=line):
+            train.start(given | option, [str(tmp_path / "some.bin")], out=tmp_path / "high")
     (tmp_path / "high.bin").write_bytes(struct.pack("<2000H", *(tokens + 1)))
     with pytest.raises(InputError, match=r"high\.bin: token 300 at position .* 300"):
         train.start(given, [str(tmp_path / "high.bin")], out=tmp_path / "high")
@@ -267,3 +276,19 @@ def test_a_tokenizer_or_a_prepared_folder_stands_in_for_a_missing_one(tmp_path, 
     with pytest.raises(InputError, match=rf"small: its model has {vocabulary.size - 1:,} tokens"):
         train.start(with_file | {"init_from": str(tmp_path / "small")}, [text], out=tmp_path / "x")
     assert not (tmp_path / "x").exists()
+
+
+def test_from_the_command_line(tmp_path, text, exported):
+    call = ("train", text, "--steps", 2, "--batch-size", 4, "--out", tmp_path / "run")
+    assert_one_line_error(
+        flatstep(*call, "--init-from", tmp_path / "none"), 2, "none: no such folder"
+    )
+    assert_one_line_error(
+        flatstep(*call, "--init-from", exported, "--n-layer", 6),
+        2, "--n-layer 6 contradicts", "which has 1",
+    )  # fmt: skip
+    assert not (tmp_path / "run").exists()
+    done = flatstep(*call, "--init-from", exported)
+    assert done.returncode == 0, done.stderr
+    assert f"weights {exported}\n" in done.stdout
+    assert flatstep("train", "--resume", tmp_path / "run", "--steps", 3).returncode == 0

@@ -19,7 +19,7 @@ _LAYER = {
     "ln_2": "ffn_norm", "mlp.c_fc": "ffn_up", "mlp.c_proj": "ffn_down",
 }  # fmt: skip
 _OUTSIDE = {"wte": "token_embd", "wpe": "position_embd", "ln_f": "output_norm"}
-_NORMAL, _CONTROL, _UNUSED = 1, 3, 5  # llama.cpp's types of tokens
+_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5  # llama.cpp's types of tokens
 _LARGEST_F16 = 65504.0
 
 
@@ -105,12 +105,9 @@ def _add_vocabulary(writer, vocabulary, rows):
         merges, end = ["ÿ ÿ"], 0
     elif kind == "bpe" and (tokenizer := _gpt2_tokenizer(vocabulary)) is not None:
         texts = token_texts(tokenizer)
-        special = {t["id"] for t in tokenizer.get("added_tokens") or [] if t.get("special")}
+        added = {t["id"]: t for t in tokenizer.get("added_tokens") or []}
         tokens = [texts.get(number, f"[UNUSED{number}]") for number in range(rows)]
-        types = [
-            _CONTROL if number in special else _NORMAL if number in texts else _UNUSED
-            for number in range(rows)
-        ]
+        types = [_type_of_token(added.get(number), number in texts) for number in range(rows)]
         pairs = tokenizer["model"]["merges"]
         merges = [pair if isinstance(pair, str) else " ".join(pair) for pair in pairs]
         merges = merges or ["ÿ ÿ"]
@@ -128,6 +125,13 @@ def _add_vocabulary(writer, vocabulary, rows):
         writer.add_bos_token_id(end)
         writer.add_eos_token_id(end)
     return f"{len(tokens):,} tokens"
+
+
+def _type_of_token(added, exists):
+    """added: its entry among the tokenizer's added tokens, or None."""
+    if added is not None:
+        return _CONTROL if added.get("special") else _USER_DEFINED
+    return _NORMAL if exists else _UNUSED
 
 
 def _gpt2_tokenizer(vocabulary):

@@ -11,6 +11,7 @@ from .model_folder import Source, load_model, token_numbers
 from .options import option_name
 
 _SHAPE = ("n_layer", "n_head", "n_embd")
+_UNDECIDED = {"vocab": "auto", "vocab_size": 0}
 
 
 def load_initial(given):
@@ -30,18 +31,20 @@ def load_initial(given):
         if given.get("tokenizer"):
             raise InputError(f"--tokenizer {given['tokenizer']}: {folder} has its own")
     for name, value in options.items():
-        if name in given and given[name] not in (value, "auto"):
-            raise InputError(
-                f"{option_name(name)} {given[name]} contradicts {folder}, which has {value}"
-            )
-    options["block_size"] = given.get("block_size", config.block_size)
-    if options["block_size"] > config.block_size:
+        if given.get(name, _UNDECIDED.get(name)) not in (value, _UNDECIDED.get(name)):
+            raise _contradiction(name, given[name], folder, value)
+    length = options["block_size"] = given.get("block_size", config.block_size)
+    if isinstance(length, int) and length > config.block_size:  # what is no int is refused later
         raise InputError(
-            f"--block-size {options['block_size']} contradicts {folder}, which has "
-            f"{config.block_size} positions; it may only be smaller"
+            f"--block-size {length} contradicts {folder}, which has {config.block_size} "
+            "positions; it may only be smaller"
         )
     options["init_from"] = os.path.abspath(folder)
     return Initial(source, model, vocabulary, options)
+
+
+def _contradiction(name, value, folder, expected):
+    return InputError(f"{option_name(name)} {value} contradicts {folder}, which has {expected}")
 
 
 def fill_again(run, trainer):
@@ -97,7 +100,11 @@ class Initial:
             return self.vocabulary
         if config.tokenizer or any(map(is_prepared, files)):
             return None
-        return token_numbers(self.source.path, self.model.config.vocab_size, files)
+        numbers = token_numbers(self.source.path, self.model.config.vocab_size, files)
+        for name, value in (("vocab", "ids"), ("vocab_size", numbers.size)):
+            if getattr(config, name) not in (value, _UNDECIDED[name]):
+                raise _contradiction(name, getattr(config, name), self.source.path, value)
+        return numbers
 
     def fill(self, model):
         """Copies the parameters into a model that may have fewer positions, or fewer tokens: rows

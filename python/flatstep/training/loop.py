@@ -16,7 +16,6 @@ from pathlib import Path
 import flatstep
 
 from ..data.corpus import load_corpus
-from ..data.vocabulary import load_vocabulary
 from ..errors import InputError, RunFailed
 from .checkpoint import list_checkpoints
 from .config import make_config
@@ -27,6 +26,7 @@ from .run_folder import (
     config_text,
     create_run_folder,
     read_config,
+    read_vocabulary,
     write_config,
     write_vocabulary,
 )  # fmt: skip
@@ -97,9 +97,7 @@ def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     run = Path(run)
     stored, entries = read_config(run)
     config = _resumed_config(stored, given or {})
-    vocabulary = load_vocabulary(run)
-    if config.vocab not in ("auto", vocabulary.kind):
-        raise InputError(f"{run}: its {config.vocab} vocabulary is missing")
+    vocabulary = read_vocabulary(run, config)
     corpus = load_stored(run, config, entries, vocabulary, files, val_files)
     config = _with_vocabulary(config, vocabulary)
     trainer = Trainer(config, corpus)

@@ -11,7 +11,7 @@ from ..data.vocabulary import TOKENIZER, VOCABULARY, IdVocabulary, load_vocabula
 from ..errors import CheckpointError, InputError
 from .checkpoint import find_checkpoint, load_checkpoint, load_newest
 from .progress import warn
-from .run_folder import read_config
+from .run_folder import read_config, read_vocabulary
 from .trainer import make_model
 
 VOCABULARY_FILES = (VOCABULARY, TOKENIZER)
@@ -101,7 +101,7 @@ def _load_checkpoint(path):
 
 def _empty_model(run, vocabulary_folder):
     config, _ = read_config(run)
-    vocabulary = load_vocabulary(vocabulary_folder)
+    vocabulary = read_vocabulary(vocabulary_folder, config)
     return make_model(config, vocabulary.size), vocabulary
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from .. import __version__
 from .._files import NewFile, sync, write_whole
+from ..data.vocabulary import load_vocabulary
 from ..errors import InputError, RunFailed
 from .config import make_config
 
@@ -63,6 +64,17 @@ def write_vocabulary(run, vocabulary):
     for name, content in vocabulary.files().items():
         with write_whole(Path(run, name)) as file:
             file.write(content)
+
+
+def read_vocabulary(folder, config):
+    """The vocabulary in the folder of a run or checkpoint, of the kind that its TrainConfig tells.
+
+    Raises InputError if it is damaged or missing.
+    """
+    vocabulary = load_vocabulary(folder)
+    if config.vocab not in ("auto", vocabulary.kind):
+        raise InputError(f"{folder}: its {config.vocab} vocabulary is missing")
+    return vocabulary
 
 
 def read_config(run):
