@@ -119,8 +119,12 @@ def test_without_files_the_standard_library_is_the_text(tmp_path):
 
 BAD_CALLS = [
     ((), "COMMAND"),
-    (("trian",), "trian"),
-    (("train", "--stpes", "3"), "--stpes"),
+    (("trian",), "did you mean 'train'?"),
+    (("train", "--stpes", "3"), "unrecognized arguments: --stpes; did you mean '--steps'?"),
+    (("train", "--schedule", "cosine"), "did you mean 'warmup_cosine'?"),
+    (("train", "--config", "none.toml"), "--config none.toml: cannot be read: No such file"),
+    (("train", "--preset", "tny"), "did you mean 'tiny'?"),
+    (("train", "--preset", "tiny", "--resume", "full"), "--preset and --resume"),
     (("train", "--ste", "3"), "--ste"),
     (("train", "--steps", "many"), "--steps"),
     (("train", "--steps", "0"), "--steps must be at least 1, got 0"),
@@ -138,7 +142,7 @@ BAD_CALLS = [
     (("train", "--warmup", "0", "--schedule", "noam"), "--warmup must be at least 1"),
     (("train", "--seed", "-1"), "--seed must be at least 0"),
     (("train", "--batch-size", "9999999999"), "--batch-size must be at most"),
-    (("train", "--vocab", "bpe"), "--vocab"),
+    (("train", "--vocab", "words"), "--vocab"),
     (("train", "--optimizer", "lion"), "--optimizer"),
     (("train", "--device", "abacus"), "abacus"),
     (("train", "missing.txt"), "missing.txt: cannot be read: No such file"),
