@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import flatstep as fs
+from flatstep.cli import COMMANDS
 from flatstep.training.config import make_config
 from flatstep.training.options import SCHEDULES, TrainConfig
 from flatstep.training.run_folder import read_config, write_config
@@ -61,7 +62,7 @@ def test_version_cmake_root_and_help():
     assert flatstep("--version").stdout == f"flatstep {fs.__version__}\n"
     root = Path(flatstep("--cmake-root").stdout.strip())
     assert root == Path(fs.__file__).resolve().parent
-    for command in ((), ("train",), ("sample",), ("info",)):
+    for command in ((), *((module.__name__.rpartition(".")[2],) for module in COMMANDS)):
         done = flatstep(*command, "--help")
         assert done.returncode == 0
         assert "examples:\n  flatstep" in done.stdout

@@ -13,15 +13,16 @@ from pathlib import Path
 
 import flatstep
 
-from .commands import info, plan, sample, train
+from .commands import bench, info, plan, sample, train
 from .errors import InputError
 from .training.config import nearest
 
-COMMANDS = (train, sample, plan, info)
+COMMANDS = (train, sample, plan, bench, info)
 EXAMPLES = """examples:
   flatstep train                  train a small model on Python's own library
   flatstep sample runs/001        text from that run
   flatstep plan --batch-size 32   the memory that training would take
+  flatstep bench                  how fast this machine trains
   flatstep info                   what this build can do
   cmake -Dflatstep_ROOT="$(flatstep --cmake-root)" ..
 
