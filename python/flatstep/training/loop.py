@@ -21,7 +21,7 @@ from .checkpoint import list_checkpoints
 from .config import make_config
 from .options import TrainConfig, option_name
 from .progress import MetricsFile, Progress, StopSignals, warn
-from .run_folder import create_run_folder, read_config, write_config
+from .run_folder import config_text, create_run_folder, read_config, write_config
 from .sampling import generate_text
 from .trainer import Trainer
 
@@ -105,6 +105,11 @@ def _data_entries(corpus):
     }
 
 
+def _stored_beside(trainer):
+    """What a checkpoint holds besides the training state, so that it can stand alone."""
+    return {"config.toml": config_text(trainer.config, _data_entries(trainer.corpus))}
+
+
 def _stored_files(run, entries):
     files = entries.get("data_files")
     if not isinstance(files, list) or not all(isinstance(name, str) for name in files):
@@ -174,7 +179,7 @@ def _loop(trainer, run, metrics_file, progress, stop):
             progress.update(metrics)
         if stop.received or (metrics and _due(trainer.step, config.save_every, config.steps)):
             metrics_file.sync()
-            trainer.save(run)
+            trainer.save(run, files=_stored_beside(trainer))
         if stop.received:
             break
     return val_loss

@@ -6,6 +6,7 @@ import numpy as np
 
 import flatstep
 
+from .._state import decode
 from ..data.batches import Batches, evaluation_batches
 from ..errors import InputError, RunFailed
 from .checkpoint import load_newest, save_checkpoint
@@ -83,11 +84,20 @@ def make_flat_optimizer(config, params, layout=None):
     return kind(params, betas=(config.beta1, config.beta2), eps=config.eps, **common)
 
 
+def _is_finite(moment, scales, signed):
+    """Whether all of an optimizer's array is; 8-bit moments come with their scales."""
+    # The sum of scale and step has the upper bits of a float32: below these, it is finite.
+    if scales is None or int(scales.max(initial=0)) + 0xFF < 0x7F8:
+        return np.isfinite(moment).all()
+    return np.isfinite(decode(moment.reshape(-1), scales, signed=signed)).all()
+
+
 class Trainer:
     """A model, its optimizer and its batches at some step.
 
     step: optimizer steps done. skipped: batches whose gradient was not finite and that changed
-    nothing; the data moves on past them, the schedule does not.
+    nothing; the data moves on past them, the schedule does not. best: {"step", "val_loss"} of the
+    best validation that a save was told of.
     """
 
     def __init__(self, config, corpus):
@@ -105,6 +115,7 @@ class Trainer:
         self.step = 0
         self.skipped = 0
         self.seconds = 0.0
+        self.best = None
         self.tokens_per_step = config.batch_size * config.block_size * config.grad_accum
 
     def try_step(self):
@@ -160,22 +171,40 @@ class Trainer:
         return total / count
 
     def check_finite(self):
-        """Raises RunFailed naming the first parameter tensor that is not finite."""
-        if np.isfinite(self.model.params).all():
-            return
+        """Raises RunFailed naming the first tensor, or moment of one, that is not finite."""
         for name, view in self.model.layout.views(self.model.params).items():
             if not np.isfinite(view).all():
-                raise RunFailed(
-                    f"{name} is no longer finite after step {self.step}; nothing was saved "
-                    "from there on; a lower --lr may help"
-                )
+                raise self._not_finite(name)
+        for tensor, own in self.optimizer._state_views()["state"].items():
+            for kind, view in own.items():
+                scales = own.get(kind + "_scale")
+                if not _is_finite(view, scales, signed=kind != "exp_avg_sq"):
+                    raise self._not_finite(f"{kind} of {tensor}")
 
-    def save(self, run):
-        """Writes a checkpoint of this step, unless parameters are not finite (RunFailed)."""
+    def _not_finite(self, what):
+        return RunFailed(
+            f"{what} is no longer finite after step {self.step}; nothing was saved "
+            "from there on; a lower --lr may help"
+        )
+
+    def save(self, run, *, files=None, best=None):
+        """Writes a checkpoint of this step, unless it is not finite (RunFailed).
+
+        files: {name: bytes} stored beside it. best: {"step", "val_loss"} of the best validation,
+        whose checkpoint is kept; None leaves that of the last save, or of the checkpoint that this
+        run went on from.
+        """
         self.check_finite()
-        state = {"step": self.step, "skipped": self.skipped, "seconds": round(self.seconds, 3)}
+        self.best = best or self.best
+        state = {
+            "step": self.step,
+            "skipped": self.skipped,
+            "seconds": round(self.seconds, 3),
+            "best": self.best,
+        }
+        keep = self.config.keep
         try:
-            save_checkpoint(run, self.model, self.optimizer, state)
+            save_checkpoint(run, self.model, self.optimizer, state, files=files, keep=keep)
         except OSError as error:
             raise RunFailed(f"{run}: the checkpoint cannot be written: {error}") from error
 
@@ -184,3 +213,4 @@ class Trainer:
         _, state = load_newest(run, self.model, self.optimizer, warn=warn, set_aside=True)
         self.step, self.skipped = state["step"], state["skipped"]
         self.seconds = state["seconds"]
+        self.best = state.get("best")  # version 1 had none
