@@ -292,3 +292,18 @@ def test_from_the_command_line(tmp_path, text, exported):
     assert done.returncode == 0, done.stderr
     assert f"weights {exported}\n" in done.stdout
     assert flatstep("train", "--resume", tmp_path / "run", "--steps", 3).returncode == 0
+
+
+def test_from_a_file_of_options_and_with_a_preset(tmp_path, text, exported):
+    (tmp_path / "my.toml").write_text(
+        f'files = ["{text}"]\ninit_from = "{exported}"\nsteps = 2\neval_every = 0\n'
+    )
+    call = ("train", "--config", tmp_path / "my.toml", "--out")
+    done = flatstep(*call, tmp_path / "run", "--preset", "finetune", "--grad-accum", 2)
+    assert done.returncode == 0, done.stderr
+    config, _ = read_config(tmp_path / "run")
+    assert (config.init_from, config.lr, config.grad_accum) == (str(exported), 3e-5, 2)
+    assert first_parameters(tmp_path / "run").tobytes() == parameters(exported).tobytes()
+    assert_one_line_error(
+        flatstep(*call, tmp_path / "other", "--preset", "tiny"), 2, "--n-layer 2 contradicts"
+    )

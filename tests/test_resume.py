@@ -1,6 +1,7 @@
 """A run that is stopped at any step goes on to the same bits; a run of another version is named."""
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -11,10 +12,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import flatstep as fs
-from flatstep.data.vocabulary import ByteVocabulary
 from flatstep.errors import CheckpointError, InputError, RunFailed
 from flatstep.training import loop
-from flatstep.training.checkpoint import list_checkpoints
+from flatstep.training.checkpoint import find_checkpoint, list_checkpoints
 from flatstep.training.manifest import verify_files
 from flatstep.training.run_folder import read_config
 from flatstep.training.trainer import Trainer
@@ -118,19 +118,21 @@ def test_the_checkpoint_has_the_configuration(run):
         assert read_config(path) == read_config(run)
 
 
-def test_the_best_is_remembered_over_a_resume(run):
-    config, entries = read_config(run)
-    corpus = loop.load_stored(run, config, entries, ByteVocabulary())
-    trainer = Trainer(config, corpus)
-    trainer.restore(run, pytest.fail)
-    assert trainer.best is None
-    for step in (5, 6, 7, 8, 9):
-        trainer.step = step
-        trainer.save(run, best={"step": 6, "val_loss": 0.25} if step == 6 else None)
-    assert [path.name for path in list_checkpoints(run)] == ["step-9", "step-8", "step-6"]
-    again = Trainer(config, corpus)
-    again.restore(run, pytest.fail)
-    assert again.best == {"step": 6, "val_loss": 0.25} and again.step == 9
+def test_the_best_is_remembered_over_a_resume(run, monkeypatch):
+    """Only the save of step 6 is told of a best; later ones keep its checkpoint, and pass it on."""
+    best = {"step": 6, "val_loss": 0.25}
+    real = Trainer.save
+
+    def telling(self, run, *, files, **_):
+        real(self, run, files=files, best=best if self.step == 6 else None)
+
+    monkeypatch.setattr(Trainer, "save", telling)
+    for last in (6, 8, 10):
+        loop.resume(run, {"steps": last}, quiet=True)
+    assert [path.name for path in list_checkpoints(run)] == ["step-10", "step-8", "step-6"]
+    assert find_checkpoint(run, "best").name == "step-6"
+    state = json.loads((find_checkpoint(run) / "state.json").read_text())
+    assert state["best"] == best
 
 
 def change_config(run, pattern, text):

@@ -42,15 +42,19 @@ def config_text(config, extra):
 
 
 def write_config(run, config, extra):
-    """Writes RUN/config.toml, with the entries of the dict `extra` at its end.
+    """Writes RUN/config.toml, with the entries of the dict `extra` at its end; see write_file."""
+    write_file(Path(run, "config.toml"), config_text(config, extra))
 
-    The file is replaced as a whole, so that a crash leaves the old or the new one. Raises
-    RunFailed if the disk refuses.
+
+def write_file(path, content):
+    """Writes bytes to a file of a run, replacing it as a whole: a crash leaves the old or the new.
+
+    Raises RunFailed naming the file if the disk refuses.
     """
-    path, temporary = Path(run, "config.toml"), Path(run, ".config.toml.tmp")
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with NewFile(temporary) as file:
-            file.write(config_text(config, extra))
+            file.write(content)
         os.replace(temporary, path)
         sync(path.parent)
     except OSError as error:

@@ -67,18 +67,22 @@ def decaying_layout(config, layout):
 
 def make_optimizer(config, model):
     """The optimizer of a TrainConfig over the flat parameters of `model`."""
+    return make_flat_optimizer(config, model.params, decaying_layout(config, model.layout))
+
+
+def make_flat_optimizer(config, params, layout=None):
+    """The optimizer of a TrainConfig over a flat array."""
     common = {
         "lr": config.lr,
         "weight_decay": config.weight_decay,
-        "layout": decaying_layout(config, model.layout),
+        "layout": layout,
         "state": config.optimizer_state,
         "seed": config.seed,
     }
     if config.optimizer == "sgd":
-        return flatstep.SGD(model.params, momentum=config.beta1, nesterov=config.nesterov, **common)
+        return flatstep.SGD(params, momentum=config.beta1, nesterov=config.nesterov, **common)
     kind = {"adamw": flatstep.AdamW, "adam": flatstep.Adam}[config.optimizer]
-    betas = (config.beta1, config.beta2)
-    return kind(model.params, betas=betas, eps=config.eps, **common)
+    return kind(params, betas=(config.beta1, config.beta2), eps=config.eps, **common)
 
 
 def _is_finite(moment, scales, signed):
