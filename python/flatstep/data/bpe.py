@@ -14,7 +14,7 @@ END_OF_TEXT = "<|endoftext|>"
 # How tokenizers call the token between documents, the likeliest first.
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|end▁of▁sentence|>", "<|eot_id|>")
 DEFAULT_SIZE, LEAST_SIZE = 4096, 257
-_AT_ONCE = 1 << 21  # bytes of text; an encoding in `tokenizers` takes some 50 times as much
+_AT_ONCE = 1 << 19  # bytes of text; an encoding in `tokenizers` takes some 50 times as much
 
 
 def _tokenizers():
