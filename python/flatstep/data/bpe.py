@@ -8,6 +8,7 @@ import numpy as np
 
 from ..errors import InputError
 from .bpe_pieces import PIECE, pieces_of, where_to_cut
+from .utf8 import check_utf8
 from .vocabulary import TOKENIZER, BytesDecoder, Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
@@ -76,6 +77,7 @@ class BpeVocabulary(Vocabulary):
         return found
 
     def encode(self, text):
+        check_utf8(text)
         return np.concatenate([np.empty(0, self.dtype), *self._encode_long(text)])
 
     def encode_many(self, texts):

@@ -82,7 +82,8 @@ def load_corpus(paths, config, vocabulary=None, validation=None):
         if len(part) <= config.block_size:
             raise InputError(
                 f"{len(part):,} tokens for {name} ({corpus.split}), too few for --block-size "
-                f"{config.block_size}: {config.block_size + 1:,} are needed"
+                f"{config.block_size}: {config.block_size + 1:,} are needed; more text, or another "
+                "--val-fraction"
             )
     files = sources.files if paths else ()
     return dataclasses.replace(corpus, files=files, val_files=held.files if held else ())

@@ -117,12 +117,13 @@ def write_prepared(folder, corpus, format, version):
 
 
 def check_new_folder(folder):
-    """Raises InputError unless a folder is new or empty."""
-    folder = Path(folder)
-    try:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"--out {folder}: the folder is not empty; choose another")
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--out {folder}: a file, not a folder")
-    except OSError as error:
-        raise InputError(f"--out {folder}: {error.strerror}") from error
+    """Raises InputError unless a folder is empty, or new and can be made."""
+    place = Path(os.path.abspath(folder))
+    if os.path.isdir(place) and os.listdir(place):
+        raise InputError(f"--out {folder}: the folder is not empty; choose another")
+    while not os.path.exists(place):
+        place = place.parent
+    if not os.path.isdir(place):
+        raise InputError(f"--out {folder}: {place} is a file, not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder}: no permission to write in {place}")
