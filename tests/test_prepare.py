@@ -8,6 +8,7 @@ import struct
 import pytest
 from data_case import TINY, assert_refused, bits, check_prepared, config_of, succeed
 
+from flatstep.cli import main
 from flatstep.commands.prepare import _lines
 from flatstep.data.corpus import load_corpus
 from flatstep.data.prepared import read_prepared, write_prepared
@@ -185,6 +186,16 @@ def test_a_disk_that_refuses_leaves_nothing(tmp_path, text, monkeypatch, name):
     assert read_prepared(tmp_path / "data").vocabulary.kind == "byte"
     with pytest.raises(InputError, match="data: the folder is not empty; choose another"):
         prepared(text, tmp_path / "data")
+
+
+def test_a_full_disk_is_one_line(tmp_path, text, monkeypatch, capsys):
+    def refuse(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    assert main(["prepare", str(text), "--out", str(tmp_path / "data")]) == 1
+    expected = f"flatstep: error: {tmp_path}/data: cannot be written: No space left on device\n"
+    assert capsys.readouterr().err == expected
 
 
 def test_a_run_keeps_its_vocabulary(tmp_path, text):

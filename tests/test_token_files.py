@@ -3,6 +3,7 @@
 import hashlib
 import io
 import mmap
+import os
 import struct
 
 import numpy as np
@@ -92,6 +93,13 @@ def test_known_files_are_read_without_a_copy(tmp_path, content, format, tokens):
 def test_what_is_no_file_of_tokens_is_refused_by_name(tmp_path, content, message):
     with pytest.raises(InputError, match=rf"a\.bin: .*{message}"):
         corpus(write(tmp_path / "a.bin", content))
+
+
+@pytest.mark.needs("mkfifo")
+def test_a_pipe_is_refused_without_waiting(tmp_path):
+    os.mkfifo(tmp_path / "a.bin")
+    with pytest.raises(InputError, match=r"a\.bin: neither a file nor a folder"):
+        corpus(tmp_path / "a.bin")
 
 
 def test_missing_file_is_named(tmp_path):

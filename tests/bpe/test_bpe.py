@@ -49,6 +49,8 @@ def test_trained_vocabulary_holds_all_bytes_and_the_end_of_text(trained):
     assert lengths[tokens].sum() == len(TEXT.encode())
     assert lengths[trained.end_of_text] == 0
     assert trained.encode(b"").tolist() == []
+    with pytest.raises(InputError, match=r"not UTF-8 \(byte 0xff\), at byte 3"):
+        trained.encode(b"abc\xff")
     assert trained.beginning().tolist() == [trained.end_of_text]
 
 

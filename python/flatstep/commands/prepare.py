@@ -4,12 +4,13 @@ import shlex
 
 import flatstep
 
+from ..errors import RunFailed
 from . import add_command, add_options, given_options
 
 EXAMPLES = """examples:
   flatstep prepare docs/ --out data/docs --vocab bpe --vocab-size 8192
   flatstep prepare stories.jsonl --text-field story --out data/stories --vocab char
-  flatstep train data/docs          trains on what was prepared
+  flatstep train data/docs   trains on what was prepared
 
 The folder gets train.bin, val.bin, the vocabulary, and data.json with counts and checksums."""
 OPTIONS = (
@@ -36,7 +37,7 @@ def add(commands):
 
 
 def run(arguments):
-    """Writes the folder and prints what is in it. Raises InputError, or OSError from the disk."""
+    """Writes the folder and prints what is in it. Raises InputError, RunFailed."""
     from ..data.corpus import load_corpus
     from ..data.prepared import check_new_folder, write_prepared
     from ..training.config import make_config
@@ -45,7 +46,10 @@ def run(arguments):
     config = make_config(given_options(arguments) | {"block_size": 1})
     check_new_folder(arguments.out)  # before the work
     corpus = load_corpus(arguments.files, config, validation=arguments.val)
-    write_prepared(arguments.out, corpus, arguments.format, flatstep.__version__)
+    try:
+        write_prepared(arguments.out, corpus, arguments.format, flatstep.__version__)
+    except OSError as error:
+        raise RunFailed(f"{arguments.out}: cannot be written: {error.strerror}") from error
     print("\n".join(_lines(corpus, arguments.out)))
     return 0
 

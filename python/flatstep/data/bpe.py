@@ -8,13 +8,14 @@ import numpy as np
 
 from ..errors import InputError
 from .bpe_pieces import PIECE, pieces_of, where_to_cut
+from .utf8 import check_utf8
 from .vocabulary import TOKENIZER, BytesDecoder, Vocabulary
 
 END_OF_TEXT = "<|endoftext|>"
 # How tokenizers call the token between documents, the likeliest first.
 _ENDS = (END_OF_TEXT, "<|end_of_text|>", "</s>", "<eos>", "<|end▁of▁sentence|>", "<|eot_id|>")
 DEFAULT_SIZE, LEAST_SIZE = 4096, 257
-_AT_ONCE = 1 << 21  # bytes of text; an encoding in `tokenizers` takes some 50 times as much
+_AT_ONCE = 1 << 19  # bytes of text; an encoding in `tokenizers` takes some 50 times as much
 
 
 def _tokenizers():
@@ -76,6 +77,7 @@ class BpeVocabulary(Vocabulary):
         return found
 
     def encode(self, text):
+        check_utf8(text)
         return np.concatenate([np.empty(0, self.dtype), *self._encode_long(text)])
 
     def encode_many(self, texts):

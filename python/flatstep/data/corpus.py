@@ -1,17 +1,27 @@
 """Text in, tokens out: what a run trains on and is validated with."""
 
+import dataclasses
 import hashlib
 import os
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..errors import InputError
+from .chosen_vocabulary import (
+    check_size,
+    made_vocabulary,
+    named_vocabulary,
+    vocabulary_of_token_files,
+)
 from .prepared import read_prepared
 from .sources import read_sources, standard_library_files
 from .split import in_a_row, split_documents
 from .token_files import map_token_file, scan_token_file
 from .tokens import TokenBuffer, Tokens
 from .utf8 import EncodingError, check_utf8
-from .vocabulary import ByteVocabulary, CharVocabulary, IdVocabulary
+from .vocabulary import IdVocabulary
+
+_OWN_FILES = "files of its own"
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,19 @@ class Corpus:
     val_files: tuple[str, ...] = ()
 
 
+class _Contents(NamedTuple):
+    """What was read, whatever the split: as in Corpus."""
+
+    documents: int
+    size: int
+    sha256: str
+
+    def __add__(self, other):
+        """With other contents behind it."""
+        digest = hashlib.sha256((self.sha256 + other.sha256).encode()).hexdigest()
+        return _Contents(self.documents + other.documents, self.size + other.size, digest)
+
+
 def load_corpus(paths, config, vocabulary=None, validation=None):
     """The Corpus of some files, split for training and validation.
 
@@ -48,19 +71,22 @@ def load_corpus(paths, config, vocabulary=None, validation=None):
     Raises InputError naming the file or option at fault.
     """
     sources = read_sources(paths or standard_library_files(), config.text_field)
-    kept = read_sources(validation, config.text_field) if validation else None
+    held = read_sources(validation, config.text_field) if validation else None
     if sources.documents:
-        corpus = _of_text(sources, kept, config, vocabulary)
+        corpus = _of_text(sources.documents, held, config, vocabulary)
+    elif sources.prepared:
+        corpus = _of_prepared(sources.prepared, held, config, vocabulary)
     else:
-        corpus = _of_tokens(sources, kept, config, vocabulary)
+        corpus = _of_token_files(sources.token_files, held, config, vocabulary)
     for part, name in ((corpus.train, "training"), (corpus.validation, "validation")):
         if len(part) <= config.block_size:
             raise InputError(
                 f"{len(part):,} tokens for {name} ({corpus.split}), too few for --block-size "
-                f"{config.block_size}: {config.block_size + 1:,} are needed"
+                f"{config.block_size}: {config.block_size + 1:,} are needed; more text, or another "
+                "--val-fraction"
             )
     files = sources.files if paths else ()
-    return _replaced(corpus, files=files, val_files=kept.files if kept else ())
+    return dataclasses.replace(corpus, files=files, val_files=held.files if held else ())
 
 
 def load_tokens(paths, config, vocabulary):
@@ -71,41 +97,34 @@ def load_tokens(paths, config, vocabulary):
     return _tokens_of(read_sources(paths, config.text_field), vocabulary)[0]
 
 
-def _replaced(corpus, **values):
-    return Corpus(**(corpus.__dict__ | values))
+def _corpus(contents, train, validation, split, vocabulary):
+    return Corpus((), *contents, train, validation, split, vocabulary)
 
 
-def _of_text(sources, kept, config, vocabulary):
-    """The Corpus of documents; `kept` are the Sources of the validation, or None."""
-    documents = sources.documents
-    known = kept.documents if kept else []
-    kind = vocabulary.kind if vocabulary else {"auto": "byte"}.get(config.vocab, config.vocab)
-    if config.tokenizer and not vocabulary:
-        kind = "bpe"
+def _of_text(documents, held, config, vocabulary):
+    """The Corpus of documents; held: the Sources of the validation, or None for a split."""
+    kind = vocabulary.kind if vocabulary else "bpe" if config.tokenizer else config.vocab
     if kind == "ids":
         raise InputError(f"{documents[0].file}: text, but the vocabulary is of ids: .bin expected")
-    if kind in ("char", "bpe"):
-        _check_documents(documents + known)
-    given = vocabulary or _given_vocabulary(config)
-    end = kind == "bpe" if given is None else given.end_of_text is not None
-    if kept is None:
-        train, held, words = split_documents(
-            documents, config.block_size, config.val_fraction, config.val_split, end, kind != "byte"
+    known = vocabulary or named_vocabulary(config)
+    ends = kind == "bpe" if known is None else known.end_of_text is not None
+    needs_utf8 = known is None or known.needs_utf8
+    if needs_utf8:
+        _check_documents(documents)
+    if held is None:
+        train, kept, words = split_documents(
+            documents, config.block_size, config.val_fraction, config.val_split, ends, needs_utf8
         )
     else:
-        train, held, words = in_a_row(documents, end), in_a_row(known, end), "files of its own"
-    if given is None:
-        given = _make_vocabulary(config, kind, train, held)
-    validation = _encode(given, held) if kept is None or known else None
-    every = documents + known
-    size, digest = sum(len(d.text) for d in every), _checksum(every)
-    if validation is None:
-        validation, extra = _tokens_of(kept, given)
-        size, digest = size + extra.size, _combined(digest, extra.sha256)
-    return Corpus(
-        files=(), documents=len(every), size=size, sha256=digest, train=_encode(given, train),
-        validation=validation, split=words, vocabulary=given,
-    )  # fmt: skip
+        if needs_utf8:
+            _check_documents(held.documents)
+        train, kept = in_a_row(documents, ends), in_a_row(held.documents, ends)
+    known = known or made_vocabulary(config, train, kept)
+    contents, tokens = _contents(documents), _encode(known, train)
+    if held is None:
+        return _corpus(contents, tokens, _encode(known, kept), words, known)
+    validation, more = _tokens_of(held, known)
+    return _corpus(contents + more, tokens, validation, _OWN_FILES, known)
 
 
 def _check_documents(documents):
@@ -114,38 +133,6 @@ def _check_documents(documents):
             check_utf8(document.text)
         except EncodingError as error:
             raise InputError(f"{document.name}: {error}; --vocab byte takes any file") from error
-
-
-def _given_vocabulary(config):
-    """The vocabulary that a configuration names, if it does not depend on the text."""
-    if config.tokenizer:
-        from .bpe import BpeVocabulary
-
-        given = BpeVocabulary.read(config.tokenizer)
-    elif config.vocab in ("auto", "byte"):
-        given = ByteVocabulary()
-    else:
-        return None
-    _check_size(config, given)
-    return given
-
-
-def _check_size(config, vocabulary):
-    if config.vocab_size not in (0, vocabulary.size):
-        raise InputError(
-            f"--vocab-size {config.vocab_size}: the {vocabulary.kind} vocabulary has "
-            f"{vocabulary.size:,} tokens; leave it out"
-        )
-
-
-def _make_vocabulary(config, kind, train, held):
-    if kind == "char":
-        made = CharVocabulary.of(p.text for p in train + held if p.text is not None)
-        _check_size(config, made)
-        return made
-    from .bpe import train_bpe
-
-    return train_bpe((p.text for p in train if p.text is not None), config.vocab_size)
 
 
 def _encode(vocabulary, pieces):
@@ -163,45 +150,35 @@ def _encode(vocabulary, pieces):
     return Tokens([buffer.finish()])
 
 
-def _checksum(documents):
+def _contents(documents):
     digest = hashlib.sha256()
     for document in documents:
         digest.update(len(document.text).to_bytes(8, "little"))
         digest.update(document.text)
-    return digest.hexdigest()
-
-
-def _combined(*sums):
-    return hashlib.sha256("".join(sums).encode()).hexdigest()
-
-
-@dataclass(frozen=True)
-class _Read:
-    """What reading tokens found besides them."""
-
-    documents: int
-    size: int
-    sha256: str
+    size = sum(len(document.text) for document in documents)
+    return _Contents(len(documents), size, digest.hexdigest())
 
 
 def _tokens_of(sources, vocabulary):
-    """(Tokens, _Read) of Sources in a known vocabulary."""
+    """(Tokens, _Contents) of Sources in a known vocabulary, not split."""
     if sources.documents:
         if vocabulary.kind == "ids":
             raise InputError(f"{sources.documents[0].file}: text, but the vocabulary is of ids")
         if vocabulary.needs_utf8:
             _check_documents(sources.documents)
         pieces = in_a_row(sources.documents, vocabulary.end_of_text is not None)
-        size = sum(piece.size for piece in pieces)
-        read = _Read(len(sources.documents), size, _checksum(sources.documents))
-        return _encode(vocabulary, pieces), read
+        return _encode(vocabulary, pieces), _contents(sources.documents)
     if sources.prepared:
         prepared = read_prepared(sources.prepared)
         _check_same(sources.prepared, prepared.vocabulary, vocabulary)
-        files = [prepared.validation]
-    else:
-        files = [map_token_file(path) for path in sources.token_files]
-    return Tokens(file.tokens for file in files), _scan(files, vocabulary.size)[0]
+        contents = _Contents(prepared.documents, prepared.size, prepared.sha256)
+        return _joined([prepared.validation]), contents
+    files = [map_token_file(path) for path in sources.token_files]
+    return _joined(files), _scan(files, vocabulary.size)[0]
+
+
+def _joined(files):
+    return Tokens(file.tokens for file in files)
 
 
 def _check_same(folder, found, expected):
@@ -213,88 +190,65 @@ def _check_same(folder, found, expected):
 
 
 def _scan(files, size=None):
-    """(_Read, the largest token) of token files; a token not below `size` is an InputError."""
+    """(_Contents, the largest token) of files; a token not below `size` is an InputError."""
     scans = [scan_token_file(file, size) for file in files]
     digest = hashlib.sha256(b"".join(scan.sha256 for scan in scans)).hexdigest()
-    read = _Read(len(files), sum(file.tokens.nbytes for file in files), digest)
-    return read, max(scan.largest for scan in scans)
+    contents = _Contents(len(files), sum(file.tokens.nbytes for file in files), digest)
+    return contents, max(scan.largest for scan in scans)
 
 
-def _of_tokens(sources, kept, config, vocabulary):
-    """The Corpus of .bin files or a prepared folder; `kept` as in _of_text."""
-    if sources.prepared:
-        prepared = read_prepared(sources.prepared)
-        own = prepared.vocabulary
-        if vocabulary is not None:
-            _check_same(sources.prepared, own, vocabulary)
-        elif config.tokenizer or config.vocab not in ("auto", own.kind):
-            option = "--tokenizer" if config.tokenizer else f"--vocab {config.vocab}"
-            raise InputError(
-                f"{option}: {sources.prepared} is prepared with a vocabulary, {own.kind}"
-            )
-        else:
-            _check_size(config, own)
-        vocabulary, documents = own, prepared.description.get("documents", 1)
-        train, held, words = [prepared.train], [prepared.validation], "as prepared"
+def _of_prepared(folder, held, config, vocabulary):
+    """The Corpus of a prepared folder; held: as in _of_text."""
+    prepared = read_prepared(folder)
+    own = prepared.vocabulary
+    if vocabulary is not None:
+        _check_same(folder, own, vocabulary)
+    elif config.tokenizer or config.vocab not in ("auto", own.kind):
+        option = "--tokenizer" if config.tokenizer else f"--vocab {config.vocab}"
+        raise InputError(f"{option}: {folder} is prepared with a vocabulary, {own.kind}")
     else:
-        files = [map_token_file(path) for path in sources.token_files]
-        documents = len(files)
-        vocabulary = vocabulary or _token_vocabulary(config)
-        train, held, words = _split_files(files, config, kept is not None)
-    read, largest = _scan(
-        train + held, vocabulary.size if vocabulary else config.vocab_size or None
-    )
-    if vocabulary is None:
-        vocabulary = IdVocabulary(config.vocab_size or largest + 1)
-    tokens = Tokens(file.tokens for file in train)
-    if kept is not None:
-        validation, extra = _tokens_of(kept, vocabulary)
-        words, documents = "files of its own", documents + extra.documents
-        read = _Read(0, read.size + extra.size, _combined(read.sha256, extra.sha256))
-    elif held:
-        validation = Tokens(file.tokens for file in held)
-    else:
-        tokens, validation = _cut_tail(tokens, config)
-    return Corpus(
-        files=(), documents=documents, size=read.size, sha256=read.sha256, train=tokens,
-        validation=validation, split=words, vocabulary=vocabulary,
-    )  # fmt: skip
+        check_size(config, own)
+    contents = _Contents(prepared.documents, prepared.size, prepared.sha256)
+    train = _joined([prepared.train])
+    if held is None:
+        return _corpus(contents, train, _joined([prepared.validation]), "as prepared", own)
+    validation, more = _tokens_of(held, own)
+    return _corpus(contents + more, train, validation, _OWN_FILES, own)
 
 
-def _cut_tail(tokens, config):
-    needed = config.block_size + 1
+def _of_token_files(paths, held, config, vocabulary):
+    """The Corpus of .bin files; held: as in _of_text."""
+    files = [map_token_file(path) for path in paths]
+    known = vocabulary or vocabulary_of_token_files(config)
+    contents, largest = _scan(files, known.size if known else config.vocab_size or None)
+    known = known or IdVocabulary(config.vocab_size or largest + 1)
+    if held is not None:
+        validation, more = _tokens_of(held, known)
+        return _corpus(contents + more, _joined(files), validation, _OWN_FILES, known)
+    return _corpus(contents, *_split_files(files, config), known)
+
+
+def _split_files(files, config):
+    """(training Tokens, validation Tokens, words).
+
+    Files with "val" in their name are for validation; without such, or with --val-split tail, the
+    tail of all is.
+    """
+    named = [file for file in files if "val" in os.path.basename(file.path)]
+    if config.val_split != "tail" and 0 < len(named) < len(files):
+        names = {file.path for file in named}
+        rest = [file for file in files if file.path not in names]
+        return _joined(rest), _joined(named), f"{len(named)} of {len(files)} files"
+    if config.val_split == "documents":
+        raise InputError(
+            '--val-split documents: of .bin files, those with "val" in their name are for '
+            f"validation; there are {len(named)} among {len(files)}"
+        )
+    tokens, needed = _joined(files), config.block_size + 1
     cut = len(tokens) - max(round(len(tokens) * config.val_fraction), needed)
     if cut < needed:
         raise InputError(
             f"{len(tokens):,} tokens in all, too few for --block-size {config.block_size} with "
             f"--val-fraction {config.val_fraction}: training and validation need {needed:,} each"
         )
-    return tokens.part(0, cut), tokens.part(cut, len(tokens))
-
-
-def _token_vocabulary(config):
-    """The vocabulary of .bin files that is named; None for numbers up to the largest in them."""
-    if config.vocab == "char" or (config.vocab == "bpe" and not config.tokenizer):
-        hint = "; name its --tokenizer" if config.vocab == "bpe" else ""
-        raise InputError(f"--vocab {config.vocab}: .bin files do not tell what text it is{hint}")
-    return _given_vocabulary(config) if config.tokenizer or config.vocab == "byte" else None
-
-
-def _split_files(files, config, all_train):
-    """(training files, validation files, words): those with "val" in their name are for validation.
-
-    Without such a file, or with --val-split tail, none is, and the tail is cut off later.
-    """
-    named = [file for file in files if "val" in os.path.basename(file.path)]
-    if all_train:
-        return files, [], ""
-    if config.val_split != "tail" and 0 < len(named) < len(files):
-        names = {file.path for file in named}
-        rest = [file for file in files if file.path not in names]
-        return rest, named, f"{len(named)} of {len(files)} files"
-    if config.val_split == "documents":
-        raise InputError(
-            '--val-split documents: of .bin files, those with "val" in their name are for '
-            f"validation; there are {len(named)} among {len(files)}"
-        )
-    return files, [], "the end of the tokens"
+    return tokens.part(0, cut), tokens.part(cut, len(tokens)), "the end of the tokens"

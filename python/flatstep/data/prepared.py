@@ -1,7 +1,9 @@
 """A folder of prepared tokens: train.bin, val.bin, the vocabulary, and data.json, which is written
 last: a folder that has it is whole."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,9 +18,14 @@ PARTS = ("train", "val")
 
 
 class Prepared(NamedTuple):
-    """What a prepared folder holds. sha256: of the tokens of both parts."""
+    """What a prepared folder holds.
 
-    description: dict
+    documents: of the text that it was made of. size: bytes of its tokens. sha256: of them.
+    """
+
+    documents: int
+    size: int
+    sha256: str
     vocabulary: object
     train: TokenFile
     validation: TokenFile
@@ -26,8 +33,9 @@ class Prepared(NamedTuple):
 
 def is_prepared(path):
     """Whether a folder was written by `flatstep prepare`, unfinished or damaged as it may be."""
-    if Path(path, "train.bin").exists():
-        return any(Path(path, name).exists() for name in (DATA, VOCABULARY, TOKENIZER))
+    if os.path.exists(os.path.join(path, "train.bin")):
+        beside = (os.path.join(path, name) for name in (DATA, VOCABULARY, TOKENIZER))
+        return any(map(os.path.exists, beside))
     try:
         with open(Path(path, DATA), "rb") as file:
             return FORMAT.encode() in file.read(100)
@@ -45,6 +53,9 @@ def read_prepared(folder):
         raise InputError(
             f"{path}: format version {description.get('version')}, this program reads {VERSION}"
         )
+    documents = description.get("documents")
+    if type(documents) is not int:
+        raise InputError(f"{path}: damaged: the number of documents is {documents!r}")
     vocabulary = load_vocabulary(folder)
     if (vocabulary.kind, vocabulary.size) != (
         description.get("vocab"), description.get("vocab_size")
@@ -53,16 +64,19 @@ def read_prepared(folder):
             f"{folder}: its vocabulary is not the one it was prepared with ({DATA} tells "
             f"{description.get('vocab')} of {description.get('vocab_size')} tokens)"
         )
-    parts = []
+    parts, digest = [], hashlib.sha256()
     for name in PARTS:
         file = map_token_file(str(Path(folder, f"{name}.bin")))
         told = description.get(name)
         if not isinstance(told, dict) or told.get("tokens") != len(file.tokens):
             raise InputError(f"{file.path}: {len(file.tokens):,} tokens, {DATA} tells others")
-        if scan_token_file(file, vocabulary.size).sha256.hex() != told.get("sha256"):
+        found = scan_token_file(file, vocabulary.size).sha256
+        digest.update(found)
+        if found.hex() != told.get("sha256"):
             raise InputError(f"{file.path}: damaged: its SHA-256 is not the one in {DATA}")
         parts.append(file)
-    return Prepared(description, vocabulary, *parts)
+    size = sum(file.tokens.nbytes for file in parts)
+    return Prepared(documents, size, digest.hexdigest(), vocabulary, *parts)
 
 
 def write_prepared(folder, corpus, format, version):
@@ -103,12 +117,13 @@ def write_prepared(folder, corpus, format, version):
 
 
 def check_new_folder(folder):
-    """Raises InputError unless a folder is new or empty."""
-    folder = Path(folder)
-    try:
-        if folder.is_dir() and any(folder.iterdir()):
-            raise InputError(f"--out {folder}: the folder is not empty; choose another")
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"--out {folder}: a file, not a folder")
-    except OSError as error:
-        raise InputError(f"--out {folder}: {error.strerror}") from error
+    """Raises InputError unless a folder is empty, or new and can be made."""
+    place = Path(os.path.abspath(folder))
+    if os.path.isdir(place) and os.listdir(place):
+        raise InputError(f"--out {folder}: the folder is not empty; choose another")
+    while not os.path.exists(place):
+        place = place.parent
+    if not os.path.isdir(place):
+        raise InputError(f"--out {folder}: {place} is a file, not a folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise InputError(f"--out {folder}: no permission to write in {place}")

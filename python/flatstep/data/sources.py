@@ -64,6 +64,9 @@ def read_sources(paths, text_field="text"):
         raise InputError(f"{token_files[0]} (tokens) and {rest[0]} (text) cannot go together")
     if prepared:
         return Sources(prepared=_plain_name(prepared[0]))
+    for path in token_files:
+        if os.path.exists(path) and not os.path.isfile(path):
+            raise InputError(f"{path}: neither a file nor a folder")
     if token_files:
         return Sources(token_files=tuple(map(_plain_name, token_files)))
     return Sources(documents=read_documents(rest, text_field))
@@ -79,7 +82,7 @@ def read_documents(paths, text_field="text"):
     documents = {}
     for given in paths:
         path = Path(os.path.abspath(given))
-        if path.is_dir():
+        if os.path.isdir(path):
             documents.update(_read_folder(path, text_field))
         elif path.exists() and not path.is_file():
             raise InputError(f"{given}: neither a file nor a folder")
