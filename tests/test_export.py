@@ -205,6 +205,16 @@ def test_calls_that_cannot_be(tmp_path, run):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("lost", ("manifest.json", "state.json", "config.toml"))
+def test_a_checkpoint_that_has_lost_a_file_is_named(tmp_path, run, lost):
+    copy = tmp_path / "step-6"
+    shutil.copytree(run / "checkpoints/step-6", copy)
+    assert load_model(copy)[2].step == 6  # it stands alone
+    (copy / lost).unlink()
+    with pytest.raises(InputError, match=rf"{lost}(: missing| was expected)"):
+        load_model(copy)
+
+
 def test_a_run_that_has_lost_its_vocabulary(tmp_path):
     (tmp_path / "text.txt").write_text("".join(f"line {k:3d} of a sample.\n" for k in range(60)))
     call = ("train", tmp_path / "text.txt", *TINY, "--steps", 2, "--vocab", "char")

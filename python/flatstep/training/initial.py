@@ -100,7 +100,8 @@ class Initial:
             return self.vocabulary
         if config.tokenizer or any(map(is_prepared, files)):
             return None
-        numbers = token_numbers(self.source.path, self.model.config.vocab_size, files)
+        hint = "name a tokenizer.json by --tokenizer, or give .bin files of tokens"
+        numbers = token_numbers(self.source.path, self.model.config.vocab_size, files, hint)
         for name, value in (("vocab", "ids"), ("vocab_size", numbers.size)):
             if getattr(config, name) not in (value, _UNDECIDED[name]):
                 raise _contradiction(name, getattr(config, name), self.source.path, value)

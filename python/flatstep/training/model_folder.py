@@ -10,12 +10,13 @@ from ..data.bpe import load_hugging_face_tokenizer
 from ..data.vocabulary import TOKENIZER, VOCABULARY, IdVocabulary, load_vocabulary
 from ..errors import CheckpointError, InputError
 from .checkpoint import find_checkpoint, load_checkpoint, load_newest
+from .manifest import MANIFEST, STATE
 from .progress import warn
 from .run_folder import read_config, read_vocabulary
 from .trainer import make_model
 
 VOCABULARY_FILES = (VOCABULARY, TOKENIZER)
-HUGGING_FACE, CHECKPOINT, RUN = "config.json", "manifest.json", "config.toml"
+HUGGING_FACE, RUN = "config.json", "config.toml"
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ def load_model(path, which=None, *, drop_padding=False):
     path = Path(path)
     if not path.is_dir():
         raise InputError(f"{path}: no such folder")
-    if (path / CHECKPOINT).is_file():
+    if (path / MANIFEST).is_file() or (path / STATE).is_file():
         _refuse_which(path, which, "a checkpoint itself")
         return _load_checkpoint(path)
     if (path / RUN).is_file():
@@ -57,7 +58,7 @@ def load_model(path, which=None, *, drop_padding=False):
         _refuse_which(path, which, "no run")
         return _load_hugging_face(path, drop_padding)
     raise InputError(
-        f"{path}: neither a run (a folder with {RUN}), nor a checkpoint ({CHECKPOINT}), nor a "
+        f"{path}: neither a run (a folder with {RUN}), nor a checkpoint ({MANIFEST}), nor a "
         f"Hugging Face GPT-2 ({HUGGING_FACE})"
     )
 
@@ -126,11 +127,12 @@ def _hugging_face_vocabulary(folder):
     return load_hugging_face_tokenizer(folder)
 
 
-def token_numbers(folder, vocab_size, files):
-    """The vocabulary of a model without one, for .bin files; else an InputError says why not."""
+def token_numbers(folder, vocab_size, files, hint="give .bin files of tokens"):
+    """The vocabulary of a model without one, for .bin files; else an InputError says why not, and
+    what to do, the hint."""
     if files and all(str(name).endswith(".bin") for name in files):
         return IdVocabulary(vocab_size)
     raise InputError(
         f"{folder}: has neither tokenizer.json nor vocab.json with merges.txt, so text cannot "
-        "become its tokens; only .bin files of tokens can be used"
+        f"become its tokens; {hint}"
     )
