@@ -106,8 +106,11 @@ class TrainConfig:
         "a loss or gradient norm far above those of the last 128 steps: nothing, a warning, leave "
         "the step out, or end the run",
         choices=("off", "warn", "skip", "stop"),
+        free=True,
     )
-    spike_threshold: float = _watch(8.0, "how many standard deviations are far", above=0.0)
+    spike_threshold: float = _watch(
+        8.0, "how many standard deviations are far", above=0.0, free=True
+    )
     eval_every: int = _watch(
         250, "steps between validations, 0 only at the end", least=0, free=True
     )
