@@ -12,13 +12,14 @@ from pathlib import Path
 
 import flatstep
 
-from .commands import info, plan, sample, train
+from .commands import info, plan, plot, sample, train
 from .errors import InputError
 
-COMMANDS = (train, sample, plan, info)
+COMMANDS = (train, sample, plot, plan, info)
 EXAMPLES = """examples:
   flatstep train                  train a small model on Python's own library
   flatstep sample runs/001        text from that run
+  flatstep plot runs/001          its loss as a picture
   flatstep plan --batch-size 32   the memory that training would take
   flatstep info                   what this build can do
   cmake -Dflatstep_ROOT="$(flatstep --cmake-root)" ..

@@ -1,0 +1,62 @@
+"""Short samples of a run's model: on the screen and in RUN/samples.txt."""
+
+import os
+import re
+
+from .sampling import stream_text
+
+OPERATIONS = 10**12
+TEMPERATURE = 0.7
+_HEADING = re.compile(r"== step (\d+) ==")
+
+
+def sample_length(trainer, most):
+    """How many tokens of a sample a model can make in some seconds, `most` at most."""
+    # A token within the context costs a visit of the parameters, each as long as ten operations
+    # in a pass; one beyond costs a pass over the whole context.
+    size, context = 2 * trainer.model.num_params, trainer.config.block_size
+    within = min(context - 4, OPERATIONS // (10 * size))
+    return min(most, max(within, OPERATIONS // (size * context)))
+
+
+def draw_sample(trainer, count, stop):
+    """Text of `count` tokens, the same for the same parameters. Raises Stopped on a signal."""
+    start = b"\n" if trainer.corpus.files else b"def "  # the library's own text is Python
+    pieces = []
+    for piece in stream_text(
+        trainer.model, start, count, temperature=TEMPERATURE, seed=trainer.config.seed
+    ):
+        stop.check()
+        pieces.append(piece)
+    return "".join(pieces).strip()
+
+
+class SamplesFile:
+    """RUN/samples.txt: each sample under "== step N ==". It comes to be with the first one.
+
+    step: samples of later steps are removed first, so that a resumed run has each once.
+    """
+
+    def __init__(self, path, step):
+        self.path = path
+        if path.exists():
+            self._keep_until(step)
+
+    def _keep_until(self, step):
+        kept, keep = [], True
+        content = self.path.read_bytes().decode("utf-8", errors="replace")
+        for line in re.findall(r"[^\n]*\n|[^\n]+", content):  # nothing else ends a line here
+            if heading := _HEADING.fullmatch(line.rstrip("\n")):
+                keep = int(heading[1]) <= step
+            if keep:
+                kept.append(line)
+        temporary = self.path.with_name(".samples.txt.tmp")
+        temporary.write_bytes("".join(kept).encode())
+        os.replace(temporary, self.path)
+
+    def write(self, step, text):
+        """Appends a sample; a line of it that looks like a heading gets a space in front."""
+        lines = [f" {x}" if _HEADING.fullmatch(x) else x for x in re.split(r"\r\n|\r|\n", text)]
+        body = "\n".join(lines)
+        with open(self.path, "a", encoding="utf-8", errors="replace", newline="\n") as file:
+            file.write(f"== step {step} ==\n{body}\n\n")
