@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 import flatstep
 
 from .._memory import available_memory
@@ -53,7 +55,7 @@ def require_memory(config, shape, *, resuming=False):
         return needed
     advice = _resume_advice if resuming else _advice
     raise InputError(
-        f"--batch-size {config.batch_size}: the run takes {_bytes(needed.plan.total)}, and "
+        f"the run takes {_bytes(needed.plan.total)} with --batch-size {config.batch_size}, and "
         f"{_bytes(needed.available)} are available; {advice(config, shape, needed.available)}"
     )
 
@@ -64,10 +66,10 @@ def _bytes(count):
 
 def _advice(config, shape, available):
     """The mildest change that helps, with the largest batch that it allows."""
-    changes = {"": {}, "with --recompute ": {"recompute": True}}
-    changes["with --recompute --optimizer-state 8bit "] = {
-        "recompute": True,
-        "optimizer_state": "8bit",
+    changes = {
+        "": {},
+        "with --recompute ": {"recompute": True},
+        "with --recompute --optimizer-state 8bit ": {"recompute": True, "optimizer_state": "8bit"},
     }
     for words, change in changes.items():
         batch = plan_run(replace(config, **change), shape).largest_batch(available)
@@ -81,11 +83,8 @@ def _resume_advice(config, shape, available):
     less = plan_run(replace(config, recompute=True), shape).total
     if less <= available:
         return "with --recompute it fits"
-    return (
-        f"free {_bytes(less - available)} and add --recompute"
-        if not config.recompute
-        else (f"free {_bytes(less - available)}")
-    )
+    more = "" if config.recompute else " and add --recompute"
+    return f"free {_bytes(less - available)}{more}"
 
 
 def text_bytes(corpus):
@@ -94,7 +93,8 @@ def text_bytes(corpus):
 
 
 def _held_bytes(tokens):
-    return getattr(tokens, "held_bytes", None) or int(tokens.nbytes)
+    arrays = getattr(tokens, "arrays", [tokens])
+    return sum(array.nbytes for array in arrays if not isinstance(array, np.memmap))
 
 
 def memory_lines(needed, corpus):

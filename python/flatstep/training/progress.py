@@ -30,7 +30,7 @@ class Progress:
         self.quiet = quiet
         self.every = max(1, total // 20)
         self.means = {}
-        self.validation = ""
+        self.validation = self.shown = ""
         self.began = self.last_line = time.monotonic()
         self.bar = None
         if not quiet and sys.stderr.isatty():
@@ -57,7 +57,8 @@ class Progress:
                 self.say(f"step {step}: {self.validation}")
             wide = (self.bar.ncols or 80) >= _WIDE
             figures = _bar_figures(self.means, metrics["lr"], left)
-            self.bar.set_postfix_str(_joined(figures, wide and self.validation), refresh=False)
+            self.shown = _joined(figures, wide and self.validation)
+            self.bar.set_postfix_str(self.shown, refresh=False)
             self.bar.update(step - self.bar.n)
         elif step % self.every == 0 or validated or now - self.last_line > _QUIET_SECONDS:
             self.last_line = now
@@ -67,9 +68,9 @@ class Progress:
             print(f"step {number}/{self.total}  {text}", file=sys.stderr, flush=True)
 
     def busy(self, work):
-        """Says in the bar what takes long just now."""
+        """Says in the bar what takes long just now, before the figures so far."""
         if self.bar is not None:
-            self.bar.set_postfix_str(work)
+            self.bar.set_postfix_str(_joined(work, self.shown))
 
     def say(self, text):
         """Prints text that stays, above the bar if there is one; nothing when quiet."""
@@ -89,8 +90,8 @@ _WIDE = 110
 _QUIET_SECONDS = 60.0  # a plain line comes at least this often
 
 
-def _joined(figures, validation):
-    return f"{figures}  {validation}" if validation else figures
+def _joined(first, second):
+    return f"{first}  {second}" if second else first
 
 
 def _bar_figures(means, lr, seconds_left):

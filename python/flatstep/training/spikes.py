@@ -30,16 +30,25 @@ class SpikeDetector:
         for (what, window), value in zip(self.windows.items(), (loss, grad_norm), strict=True):
             if len(window) < LEAST or not math.isfinite(value):
                 continue
-            mean, z = _z_score(window, value)
+            mean, deviation = _mean_and_deviation(window)
+            z = (value - mean) / deviation
             if z > self.threshold and (worst is None or z > worst[3]):
                 worst = (what, value, mean, z)
         return worst
 
-    def accept(self, loss, grad_norm):
-        """Takes a step that was done into the windows."""
-        if math.isfinite(loss) and math.isfinite(grad_norm):
-            for window, value in zip(self.windows.values(), (loss, grad_norm), strict=True):
-                window.append(value)
+    def accept(self, loss, grad_norm, spike=None):
+        """Takes a step that was done into the windows; spike: what `judge` said about it.
+
+        A spike goes in as no more than the threshold: it would else hide the next 128 steps'
+        spikes, but a lasting change is soon the new normal.
+        """
+        if not (math.isfinite(loss) and math.isfinite(grad_norm)):
+            return
+        for window, value in zip(self.windows.values(), (loss, grad_norm), strict=True):
+            if spike is not None:
+                mean, deviation = _mean_and_deviation(window)
+                value = min(value, mean + self.threshold * deviation)
+            window.append(value)
 
     def state(self):
         """What `restore` takes, for state.json; every number has all its digits there."""
@@ -52,13 +61,11 @@ class SpikeDetector:
             window.extend(values)
 
 
-def _z_score(window, value):
-    """(mean, how many standard deviations `value` is above it). Sums are exact (fsum), so that
-    another machine decides the same."""
+def _mean_and_deviation(window):
+    """Sums are exact (fsum), so that another machine decides the same."""
     mean = math.fsum(window) / len(window)
     variance = math.fsum((x - mean) ** 2 for x in window) / len(window)
-    deviation = max(math.sqrt(variance), FLOOR * abs(mean), 1e-12)
-    return mean, (value - mean) / deviation
+    return mean, max(math.sqrt(variance), FLOOR * abs(mean), 1e-12)
 
 
 def describe(spike):

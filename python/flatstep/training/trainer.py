@@ -162,7 +162,7 @@ class Trainer:
         if config.on_spike == "warn":
             spike = self.spikes.judge(loss, info.grad_norm)
         if config.on_spike != "off":
-            self.spikes.accept(loss, info.grad_norm)
+            self.spikes.accept(loss, info.grad_norm, spike)
         return self._step_done(began, loss, info, spike)
 
     def _forward_backward(self):
