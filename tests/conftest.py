@@ -18,8 +18,8 @@ pytest.register_assert_rewrite("bad_input", "cuda_case", "linear_case", "loss_ch
 CUDA = bool(fs.info()["cuda"]["devices"])
 
 # Without PyTorch or Transformers there is nothing to compare with, nothing is drawn without
-# matplotlib, and kernels of a GPU need one (or the emulated build): those tests are absent, not
-# skipped.
+# matplotlib or logged without the loggers' packages, and kernels of a GPU need one (or the emulated
+# build): those tests are absent, not skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")
@@ -27,6 +27,10 @@ if importlib.util.find_spec("transformers") is None:
     collect_ignore_glob += ["parity/*transformers*", "parity/test_gpt_hugging_face.py"]
 if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
+if importlib.util.find_spec("tensorboard") is None:
+    collect_ignore_glob.append("loggers/test_tensorboard.py")
+if importlib.util.find_spec("wandb") is None:
+    collect_ignore_glob.append("loggers/test_wandb.py")
 if not CUDA:
     collect_ignore_glob += ["cuda/*", "parity/cuda/*"]
 elif importlib.util.find_spec("torch") is not None:

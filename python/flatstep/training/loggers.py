@@ -6,13 +6,14 @@ import os
 from dataclasses import asdict
 
 from ..errors import InputError
+from .event_file import EventFile
 from .progress import warn
 
 
 def require_logger(kind):
     """Raises InputError, with the command that installs it, if the package of --log is missing."""
-    if kind != "none":
-        module = _KINDS[kind].module
+    module = _KINDS[kind].module if kind != "none" else None
+    if module is not None:
         try:
             importlib.import_module(module)
         except ImportError as error:
@@ -58,30 +59,24 @@ class Logger:
 
 
 class _TensorBoard:
-    """Event files in RUN/tensorboard, written by tensorboardX, which needs neither TensorBoard
-    nor PyTorch."""
+    """Event files in RUN/tensorboard; `tensorboard --logdir RUN` shows them."""
 
-    module = "tensorboardX"
+    module = None
 
     def __init__(self, run, config, step):
-        from tensorboardX import SummaryWriter
-
-        # What an earlier part of the run wrote beyond this step is then not shown.
-        self.writer = SummaryWriter(str(run / "tensorboard"), purge_step=step + 1)
-        lines = "".join(f"    {name} = {value!r}\n" for name, value in asdict(config).items())
-        self.writer.add_text("config", lines, step + 1)
+        self.file = EventFile(run / "tensorboard", step + 1)
+        lines = (f"{name} = {value!r}" for name, value in asdict(config).items())
+        self.file.text(step + 1, "config", "\n".join(lines))
 
     def write(self, metrics):
-        for name, value in metrics.items():
-            if name != "step":
-                self.writer.add_scalar(name, value, metrics["step"])
+        figures = {name: value for name, value in metrics.items() if name != "step"}
+        self.file.scalars(metrics["step"], figures)
 
     def sample(self, step, text):
-        # Indented, which is preformatted text in Markdown.
-        self.writer.add_text("sample", "".join(f"    {x}\n" for x in text.splitlines()), step)
+        self.file.text(step, "sample", text)
 
     def close(self):
-        self.writer.close()
+        self.file.close()
 
 
 class _Wandb:
