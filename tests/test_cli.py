@@ -62,7 +62,7 @@ def test_version_cmake_root_and_help():
     assert flatstep("--version").stdout == f"flatstep {fs.__version__}\n"
     root = Path(flatstep("--cmake-root").stdout.strip())
     assert root == Path(fs.__file__).resolve().parent
-    for command in ((), ("train",), ("sample",), ("info",)):
+    for command in ((), ("train",), ("sample",), ("plot",), ("plan",), ("info",)):
         done = flatstep(*command, "--help")
         assert done.returncode == 0
         assert "examples:\n  flatstep" in done.stdout

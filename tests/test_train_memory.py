@@ -110,6 +110,9 @@ def test_the_command_refuses_in_one_line_before_it_writes(tmp_path, text):
     wide = ["--n-embd", 65536, "--n-head", 64, "--block-size", 16]
     done = flatstep("train", text, *wide, "--out", tmp_path / "run")
     assert_one_line_error(done, 2, "the run takes ", " are available; ")
+    for command in (("train", text, "--out", tmp_path / "run"), ("plan",)):
+        done = flatstep(*command, "--n-embd", 2**31 - 1, "--n-head", 1)
+        assert_one_line_error(done, 2, "no such model: ")
     assert not (tmp_path / "run").exists()
 
 

@@ -23,15 +23,19 @@ WORDS = {
 
 
 def plan_run(config, shape):
-    """The flatstep.Plan of a TrainConfig and the GPTConfig that it leads to."""
-    return flatstep.plan(
-        shape,
-        config.batch_size,
-        optimizer=config.optimizer,
-        optimizer_state=config.optimizer_state,
-        momentum=config.beta1 > 0,
-        recompute=config.recompute,
-    )
+    """The flatstep.Plan of a TrainConfig and the GPTConfig that it leads to. Raises InputError if
+    no machine could count its bytes."""
+    try:
+        return flatstep.plan(
+            shape,
+            config.batch_size,
+            optimizer=config.optimizer,
+            optimizer_state=config.optimizer_state,
+            momentum=config.beta1 > 0,
+            recompute=config.recompute,
+        )
+    except (ValueError, RuntimeError) as error:
+        raise InputError(f"no such model: {error}") from error
 
 
 @dataclass(frozen=True)
