@@ -3,7 +3,9 @@
 import importlib.util
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +41,16 @@ elif importlib.util.find_spec("torch") is not None:
     if not torch.cuda.is_available():
         collect_ignore_glob.append("parity/cuda/*")
 
+
+def _may_mount():
+    """Whether an ordinary user can mount a small disk here, in a namespace of its own."""
+    if shutil.which("unshare") is None:
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        mount = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", folder]
+        return subprocess.run(mount, capture_output=True).returncode == 0
+
+
 HAS = {
     # The kernels of the x86-64 baseline round a product and a sum twice; PyTorch's fuse them.
     "fma": fs.info()["isa"] not in ("x86_64", "generic"),
@@ -48,6 +60,8 @@ HAS = {
     "mkfifo": hasattr(os, "mkfifo"),
     "cuda": CUDA,
     "no cuda": not CUDA,
+    "cc": shutil.which("cc") is not None,
+    "user namespaces": _may_mount(),
     "cmake": shutil.which("cmake") is not None,
     "nvcc": shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists(),
 }
@@ -68,6 +82,16 @@ THREADS = (1, 2, 3, 5, 7)
 @pytest.fixture
 def rng():
     return np.random.default_rng(20260101)
+
+
+@pytest.fixture
+def memory_path(tmp_path):
+    """An empty folder, in memory where the system has such (a disk takes long to sync)."""
+    if not os.access("/dev/shm", os.W_OK):
+        yield tmp_path
+        return
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(autouse=True)

@@ -5,12 +5,14 @@ import hashlib
 import json
 import os
 import shutil
+import stat
 
 import numpy as np
 import pytest
+from checkpoint_case import OPTIMIZERS, make, train
 from safetensors.numpy import load_file, save_file
 
-import flatstep as fs
+from flatstep._files import write_json
 from flatstep._safetensors import read_into
 from flatstep._safetensors import save_file as save_own_file
 from flatstep.errors import CheckpointError
@@ -19,25 +21,10 @@ from flatstep.training.checkpoint import (
     load_checkpoint,
     load_newest,
     save_checkpoint,
-    verify_files,
 )
+from flatstep.training.manifest import make_manifest, verify_files
 
 FILES = ("model.safetensors", "optimizer.safetensors", "state.json", "manifest.json")
-OPTIMIZERS = {"adamw": fs.AdamW, "adam": fs.Adam, "sgd": fs.SGD}
-
-
-def make(seed=0, optimizer="adamw", **shape):
-    shape = {"vocab_size": 256, "block_size": 8, "n_layer": 1, "n_head": 2, "n_embd": 16} | shape
-    model = fs.GPT(fs.GPTConfig(**shape), seed=seed)
-    options = {"momentum": 0.9} if optimizer == "sgd" else {}
-    return model, OPTIMIZERS[optimizer](model.params, lr=0.01, layout=model.layout, **options)
-
-
-def train(model, optimizer, steps, first=0):
-    for step in range(first, first + steps):
-        tokens = (np.arange(32, dtype=np.int32).reshape(4, 8) * 7 + step) % 256
-        model.forward_backward(tokens, (tokens + 7) % 256, step=step)
-        optimizer.step(model.grads, max_norm=1.0)
 
 
 def test_the_file_is_what_the_format_asks_for(tmp_path):
@@ -86,12 +73,11 @@ def saved(tmp_path):
 
 
 def rewrite_manifest(path):
-    manifest = json.loads((path / "manifest.json").read_text())
-    for name in manifest["files"]:
+    files = {}
+    for name in set(FILES) - {"manifest.json"}:
         content = (path / name).read_bytes()
-        digest = hashlib.sha256(content).hexdigest()
-        manifest["files"][name] = {"bytes": len(content), "sha256": digest}
-    (path / "manifest.json").write_text(json.dumps(manifest))
+        files[name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (path / "manifest.json").write_bytes(make_manifest(int(path.name[5:]), files))
 
 
 def edit_tensors(path, edit):
@@ -123,45 +109,6 @@ def test_files_and_tensor_names(saved):
     expected = {f"{kind}.{name}" for kind in ("exp_avg", "exp_avg_sq") for name in names}
     assert set(load_file(path / "optimizer.safetensors")) == expected
     assert json.loads((path / "state.json").read_text())["model"]["n_embd"] == 16
-
-
-def test_only_the_last_two_are_kept(tmp_path):
-    model, optimizer = make()
-    (tmp_path / "checkpoints" / "step-7.tmp").mkdir(parents=True)
-    for step in (9, 10, 100):
-        save_checkpoint(tmp_path, model, optimizer, {"step": step})
-    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-100", "step-10"]
-    assert sorted(p.name for p in (tmp_path / "checkpoints").iterdir()) == ["step-10", "step-100"]
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_every_flipped_bit_is_refused(saved, name):
-    _, path = saved
-    file = path / name
-    good = file.read_bytes()
-    random = np.random.default_rng(1)
-    places = {0, 8, len(good) - 2, *random.integers(0, len(good) - 1, 60).tolist()}
-    for place in places:
-        bad = bytearray(good)
-        bad[place] ^= 1 << int(random.integers(8))
-        file.write_bytes(bad)
-        with pytest.raises(CheckpointError, match=r"step-3.*\.(json|safetensors)"):
-            load_checkpoint(path, *make())
-    file.write_bytes(good)
-    verify_files(path)
-
-
-@pytest.mark.parametrize("name", FILES)
-def test_truncated_longer_and_missing_files_are_refused(saved, name):
-    _, path = saved
-    good = (path / name).read_bytes()
-    for bad in (b"", good[:1], good[: len(good) // 2], good[:-2], good + b"}"):
-        (path / name).write_bytes(bad)
-        with pytest.raises(CheckpointError, match=name):
-            load_checkpoint(path, *make())
-    (path / name).unlink()
-    with pytest.raises(CheckpointError, match=f"{name}: missing"):
-        load_checkpoint(path, *make())
 
 
 def test_file_of_another_step_is_refused(saved):
@@ -231,12 +178,49 @@ def test_wrong_optimizer_tensor_leaves_the_model_untouched(saved):
     assert np.array_equal(before, model.params)
 
 
-def test_other_format_version_is_refused(saved):
+def test_a_checkpoint_of_version_1_still_loads(saved):
+    """Three files, no checksum of the manifest itself, no best."""
     _, path = saved
-    manifest = json.loads((path / "manifest.json").read_text()) | {"version": 2}
+    manifest = json.loads((path / "manifest.json").read_text()) | {"version": 1}
+    del manifest["sha256"]
+    write_json(path / "manifest.json", manifest)
+    model, optimizer = make(seed=9)
+    assert load_checkpoint(path, model, optimizer)["step"] == 3
+    expected, _ = make()
+    train(expected, _, 3)
+    assert np.array_equal(model.params, expected.params)
+    for change in ({"sha256": ""}, {"step": True}, {"files": manifest["files"] | {"a": {}}}):
+        write_json(path / "manifest.json", manifest | change)
+        with pytest.raises(CheckpointError, match=r"manifest\.json: damaged"):
+            load_checkpoint(path, model, optimizer)
+
+
+@pytest.mark.parametrize("version", [0, 3, "2", None, True])
+def test_other_format_version_is_refused(saved, version):
+    _, path = saved
+    manifest = json.loads((path / "manifest.json").read_text()) | {"version": version}
     (path / "manifest.json").write_text(json.dumps(manifest))
-    with pytest.raises(CheckpointError, match="format version 2, this program reads 1"):
+    with pytest.raises(CheckpointError, match=f"format version {version}, this program reads 1 to"):
         load_checkpoint(path, *make())
+
+
+def test_stored_files_are_listed_and_come_back(tmp_path):
+    model, optimizer = make()
+    files = {"config.toml": b"seed = 1\n", "vocabulary.json": bytes(range(256)), "empty": b""}
+    path = save_checkpoint(tmp_path, model, optimizer, {"step": 1}, files=files)
+    assert set(verify_files(path)["files"]) == set(FILES) - {"manifest.json"} | set(files)
+    for name, content in files.items():
+        assert (path / name).read_bytes() == content
+    (path / "vocabulary.json").unlink()
+    with pytest.raises(CheckpointError, match=r"vocabulary\.json: missing"):
+        load_checkpoint(path, model, optimizer)
+
+
+@pytest.mark.parametrize("name", ["state.json", "manifest.json", "../x", "a/b", "a\\b", "", ".."])
+def test_stored_files_have_plain_names_of_their_own(tmp_path, name):
+    with pytest.raises(ValueError, match="expected a plain one"):
+        save_checkpoint(tmp_path, *make(), {"step": 1}, files={name: b"x"})
+    assert not list(tmp_path.iterdir())
 
 
 def test_newest_falls_back_to_the_older_and_says_so(saved):
@@ -259,7 +243,8 @@ def test_no_whole_checkpoint_is_an_error(saved):
     with pytest.raises(CheckpointError, match=r"model\.safetensors: missing"):
         load_newest(run, *make(), warn=pytest.fail)
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(CheckpointError, match="no checkpoint"):
+    (run / "config.toml").touch()
+    with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         load_newest(run, *make(), warn=pytest.fail)
 
 
@@ -288,5 +273,23 @@ def test_failing_disk_leaves_the_last_checkpoint(saved, monkeypatch, call):
             shutil.rmtree(run / "checkpoints" / "step-4", ignore_errors=True)
         finally:
             monkeypatch.setattr(os, call, real)
-    assert failing == {"fsync": 6, "rename": 1}[call]
+    assert failing == {"fsync": 6, "rename": 1}[call]  # four files, their folder, its parent
     assert [p.name for p in list_checkpoints(run)] == ["step-4", "step-3"]
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_sync_folders_will_do(saved, monkeypatch, number):
+    run, _ = saved
+    real = os.fsync
+
+    def failing(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode) or not folders_only:
+            raise OSError(number, os.strerror(number))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    folders_only = True
+    verify_files(save_checkpoint(run, *make(), {"step": 4}))
+    folders_only = False
+    with pytest.raises(OSError, match=os.strerror(number)):
+        save_checkpoint(run, *make(), {"step": 5})

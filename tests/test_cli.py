@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import flatstep as fs
+from flatstep.cli import COMMANDS
 from flatstep.training.config import make_config
 from flatstep.training.options import SCHEDULES, TrainConfig
 from flatstep.training.run_folder import read_config, write_config
@@ -62,7 +63,7 @@ def test_version_cmake_root_and_help():
     assert flatstep("--version").stdout == f"flatstep {fs.__version__}\n"
     root = Path(flatstep("--cmake-root").stdout.strip())
     assert root == Path(fs.__file__).resolve().parent
-    for command in ((), ("train",), ("sample",), ("plot",), ("plan",), ("info",)):
+    for command in ((), *((module.__name__.rpartition(".")[2],) for module in COMMANDS)):
         done = flatstep(*command, "--help")
         assert done.returncode == 0
         assert "examples:\n  flatstep" in done.stdout
@@ -120,8 +121,12 @@ def test_without_files_the_standard_library_is_the_text(tmp_path):
 
 BAD_CALLS = [
     ((), "COMMAND"),
-    (("trian",), "trian"),
-    (("train", "--stpes", "3"), "--stpes"),
+    (("trian",), "did you mean 'train'?"),
+    (("train", "--stpes", "3"), "unrecognized arguments: --stpes; did you mean '--steps'?"),
+    (("train", "--schedule", "cosine"), "did you mean 'warmup_cosine'?"),
+    (("train", "--config", "none.toml"), "--config none.toml: cannot be read: No such file"),
+    (("train", "--preset", "tny"), "did you mean 'tiny'?"),
+    (("train", "--preset", "tiny", "--resume", "full"), "--preset and --resume"),
     (("train", "--ste", "3"), "--ste"),
     (("train", "--steps", "many"), "--steps"),
     (("train", "--steps", "0"), "--steps must be at least 1, got 0"),
@@ -139,7 +144,7 @@ BAD_CALLS = [
     (("train", "--warmup", "0", "--schedule", "noam"), "--warmup must be at least 1"),
     (("train", "--seed", "-1"), "--seed must be at least 0"),
     (("train", "--batch-size", "9999999999"), "--batch-size must be at most"),
-    (("train", "--vocab", "bpe"), "--vocab"),
+    (("train", "--vocab", "words"), "--vocab"),
     (("train", "--optimizer", "lion"), "--optimizer"),
     (("train", "--device", "abacus"), "abacus"),
     (("train", "missing.txt"), "missing.txt: cannot be read: No such file"),

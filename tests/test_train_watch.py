@@ -9,6 +9,7 @@ import pytest
 from test_train import TINY, bits, metrics, stop_at
 
 import flatstep as fs
+from flatstep.errors import RunFailed
 from flatstep.training import loop, samples
 from flatstep.training.checkpoint import list_checkpoints
 from flatstep.training.trainer import Trainer
@@ -264,6 +265,13 @@ def test_a_sample_cannot_pass_for_a_heading(tmp_path):
     assert path.read_bytes() == before[: before.index(b"== step 2 ==")]
     samples.SamplesFile(path, 0)
     assert path.read_bytes() == b""
+
+
+def test_samples_that_cannot_be_written_are_named(tmp_path):
+    path = tmp_path / "samples.txt"
+    path.symlink_to(tmp_path / "missing" / "samples.txt")
+    with pytest.raises(RunFailed, match=rf"{path}: cannot be written: No such file or directory"):
+        samples.SamplesFile(path, 0).write(4, "text")
 
 
 def test_a_signal_while_time_is_estimated_leaves_a_run_to_go_on_with(

@@ -18,7 +18,19 @@ TYPE_NAMES = {
 
 
 def save_file(tensors, path, metadata=None):
-    """Writes ``{name: array}`` of the types above to a new file.
+    """Writes ``{name: array}`` of the types above to a new file."""
+    header, arrays = _header(tensors, metadata)
+    with open(path, "wb") as file:
+        _write(file, header, arrays)
+
+
+def write_tensors(tensors, file, metadata=None):
+    """Writes what `save_file` does to an open file, or whatever has its `write`."""
+    _write(file, *_header(tensors, metadata))
+
+
+def _header(tensors, metadata):
+    """(Header as bytes, arrays in the order in which they follow it).
 
     The format: the length of the header as 8 bytes, little-endian; the header as JSON, padded with
     spaces to a multiple of 8; the arrays, those of the widest type first, so that all are aligned.
@@ -34,12 +46,14 @@ def save_file(tensors, path, metadata=None):
         offset += array.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little"))
-        file.write(text)
-        for _, array in arrays:
-            little = array.astype(array.dtype.newbyteorder("<"), copy=False)
-            file.write(memoryview(np.ascontiguousarray(little).reshape(-1)).cast("B"))
+    return len(text).to_bytes(8, "little") + text, [array for _, array in arrays]
+
+
+def _write(file, header, arrays):
+    file.write(header)
+    for array in arrays:
+        little = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        file.write(memoryview(np.ascontiguousarray(little).reshape(-1)).cast("B"))
 
 
 def read_into(path, views):

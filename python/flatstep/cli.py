@@ -6,21 +6,24 @@ Exit codes: 0; 1 the run failed; 2 the call was wrong (options, files, run folde
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
 
 import flatstep
 
-from .commands import info, plan, plot, sample, train
+from .commands import bench, info, plan, plot, sample, train
 from .errors import InputError
+from .training.config import nearest
 
-COMMANDS = (train, sample, plot, plan, info)
+COMMANDS = (train, sample, plot, plan, bench, info)
 EXAMPLES = """examples:
   flatstep train                  train a small model on Python's own library
   flatstep sample runs/001        text from that run
   flatstep plot runs/001          its loss as a picture
   flatstep plan --batch-size 32   the memory that training would take
+  flatstep bench                  how fast this machine trains
   flatstep info                   what this build can do
   cmake -Dflatstep_ROOT="$(flatstep --cmake-root)" ..
 
@@ -34,8 +37,25 @@ class _Parser(argparse.ArgumentParser):
         )
 
     def error(self, message):
-        _complain(f"{message} (see {self.prog} --help)")
+        _complain(f"{message}{self._hint(message)} (see {self.prog} --help)")
         raise SystemExit(2)
+
+    def _hint(self, message):
+        """What was perhaps meant by an unknown option, command or value."""
+        if found := re.match(r"unrecognized arguments: .*?(--[\w-]+)", message):
+            return nearest(found[1], self._options())
+        if found := re.search(r"invalid choice: '(.*)' \(choose from (.*)\)", message):
+            return nearest(found[1], re.findall(r"[\w-]+", found[2]))
+        return ""
+
+    def _options(self):
+        """The options of this parser and of all commands below it."""
+        found = set()
+        for action in self._actions:
+            found.update(action.option_strings)
+            if isinstance(action, argparse._SubParsersAction):
+                found.update(*(parser._options() for parser in action.choices.values()))
+        return found
 
 
 class _PrintCMakeRoot(argparse.Action):

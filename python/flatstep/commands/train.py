@@ -1,6 +1,7 @@
 """`flatstep train`: a new run, or on with one."""
 
 from ..errors import InputError
+from ..training.presets import PRESETS
 from . import add_command, add_options, given_options
 
 EXAMPLES = """examples:
@@ -8,18 +9,31 @@ EXAMPLES = """examples:
   flatstep train notes.txt --steps 5000   a text file
   flatstep train docs/ --out runs/docs --n-layer 6 --n-head 6 --n-embd 384 --block-size 256
   flatstep train --resume runs/docs       go on where a run stopped
+  flatstep train play.txt --preset char-cpu --steps 3000
+  flatstep train --config my.toml --lr 1e-3   a file of options; what is typed stands before it
 
+Presets:
+{presets}
+
+A configuration file is TOML, one line for each option (n_layer = 6), and may have files = [...] and
+preset = "..."; the config.toml of a run is one.
 Ctrl-C finishes the step and saves a checkpoint (exit code 130; SIGTERM: 143)."""
 
 
 def add(commands):
     """Adds the command's parser."""
-    parser = add_command(commands, "train", run, "Train a model on text.", EXAMPLES)
+    presets = "\n".join(f"  {name:<12} {what}" for name, (what, _) in PRESETS.items())
+    examples = EXAMPLES.format(presets=presets)
+    parser = add_command(commands, "train", run, "Train a model on text.", examples)
     parser.add_argument(
         "files", nargs="*", metavar="FILES", help="text files and folders [Python's own library]"
     )
     parser.add_argument("--out", metavar="RUN", help="folder of the new run [the next runs/NNN]")
     parser.add_argument("--resume", metavar="RUN", help="go on with this run")
+    parser.add_argument("--config", metavar="FILE", help="options from a TOML file")
+    parser.add_argument(
+        "--preset", metavar="NAME", help=f"a known-good shape: {', '.join(PRESETS)}"
+    )
     add_options(parser)
     parser.add_argument("--quiet", action="store_true", help="show warnings and errors only")
 
@@ -27,12 +41,26 @@ def add(commands):
 def run(arguments):
     """Trains; the exit code tells whether a signal stopped it."""
     from ..training import loop  # tqdm and the data code, which no other command needs
+    from ..training.config_file import combine
 
+    if arguments.resume is not None:
+        return _resume(loop, arguments)
+    given, files = combine(given_options(arguments), arguments.config, arguments.preset)
+    outcome = loop.start(given, arguments.files or files, out=arguments.out, quiet=arguments.quiet)
+    return _exit_code(outcome)
+
+
+def _resume(loop, arguments):
+    for name in ("out", "config", "preset"):
+        if getattr(arguments, name) is not None:
+            raise InputError(
+                f"--{name} and --resume cannot go together: a run goes on in its own folder, with "
+                "its own options"
+            )
     given = given_options(arguments)
-    if arguments.resume is None:
-        outcome = loop.start(given, arguments.files, out=arguments.out, quiet=arguments.quiet)
-    elif arguments.out is not None:
-        raise InputError("--out and --resume cannot go together: a run goes on in its own folder")
-    else:
-        outcome = loop.resume(arguments.resume, given, arguments.files, quiet=arguments.quiet)
+    outcome = loop.resume(arguments.resume, given, arguments.files, quiet=arguments.quiet)
+    return _exit_code(outcome)
+
+
+def _exit_code(outcome):
     return 0 if outcome.signal is None else 128 + outcome.signal

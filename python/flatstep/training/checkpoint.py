@@ -1,98 +1,204 @@
 """Checkpoints that a crash cannot tear and a flipped bit cannot pass.
 
 RUN/checkpoints/step-N/ holds model.safetensors (Hugging Face GPT-2 names), optimizer.safetensors
-("exp_avg.transformer.wte.weight"), state.json, and manifest.json with the size and SHA-256 of the
-other three. The manifest is written last, everything is synced, and only then does the folder
-get its name; so a folder called step-N is complete.
+("exp_avg.transformer.wte.weight"), state.json, the run's config.toml and vocabulary, and
+manifest.json with the size and SHA-256 of all others. The manifest is written last, everything is
+synced, and only then does the folder get its name; so a folder called step-N is complete.
+
+step-N.tmp is being written or deleted, and swept by the next save. step-N.old is whole: a save of
+the same step takes its place; while there is no step-N, it is that checkpoint. step-N.refused was
+found damaged by a run that went on from an older one.
 """
 
 import dataclasses
-import hashlib
 import os
+import re
 import shutil
 from pathlib import Path
 
-from safetensors import SafetensorError, safe_open
-
-from .._files import read_json, sync, write_json
-from .._safetensors import TYPE_NAMES, read_into, save_file
+from .._files import NewFile, json_bytes, sync
+from .._safetensors import write_tensors
 from ..errors import CheckpointError
+from .checkpoint_load import NAME, by_file_name, load_checkpoint, read_state
+from .manifest import (
+    MANIFEST,
+    MODEL,
+    OPTIMIZER,
+    STATE,
+    check_file_name,
+    make_manifest,
+    read_manifest,
+)
+from .progress import warn as print_warning
 
-FORMAT = "flatstep checkpoint"
-VERSION = 1
-MODEL, OPTIMIZER, STATE, MANIFEST = (
-    "model.safetensors", "optimizer.safetensors", "state.json", "manifest.json",
-)  # fmt: skip
 
+def save_checkpoint(run, model, optimizer, state, *, files=None, keep=2, warn=print_warning):
+    """Writes RUN/checkpoints/step-N and returns its Path; then deletes older ones.
 
-def save_checkpoint(run, model, optimizer, state, keep=2):
-    """Writes RUN/checkpoints/step-N and returns its Path; then deletes all but the newest `keep`.
-
+    The newest `keep` stay, and that of state["best"]["step"], if any.
     model, optimizer: flatstep.GPT and an optimizer over its flat parameters.
-    state: dict for state.json with "step" (N); "model" and "optimizer" are added here.
-    Raises OSError if the disk refuses; earlier checkpoints are then untouched.
+    state: dict for state.json with "step" (N), and "best": {"step", "val_loss"} or None; "model"
+    and "optimizer" are added here.
+    files: {name: bytes} to be stored beside them.
+    Raises OSError if the disk refuses; earlier checkpoints are then untouched. What cannot be
+    deleted is told by warn(text), since the new checkpoint is whole by then.
     """
+    for name in files or {}:
+        check_file_name(name)
     root = Path(run, "checkpoints")
-    root.mkdir(exist_ok=True)
-    for stale in root.glob("*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
+    if not root.is_dir():
+        root.mkdir()
+        sync(root.parent)
+    _sweep(root, warn)
     final = root / f"step-{state['step']}"
     temporary = root / f"{final.name}.tmp"
     temporary.mkdir()
     try:
-        _write_files(temporary, model, optimizer, state)
-        if final.exists():
-            # Only a checkpoint that was refused on loading can stand here.
-            shutil.rmtree(final)
-        os.rename(temporary, final)
+        _write_files(temporary, model, optimizer, state, files or {})
+        _put_in_place(temporary, final)
         sync(root)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    for old in [p for p in list_checkpoints(run) if _step(p) <= state["step"]][keep:]:
-        shutil.rmtree(old, ignore_errors=True)
+    _retire(root, state, keep, warn)
+    _sweep(root, warn)
     return final
 
 
-def _write_files(folder, model, optimizer, state):
+def _write_files(folder, model, optimizer, state, files):
     scalars = optimizer._state_views()
     tensors = scalars.pop("state")
     state = state | {"model": dataclasses.asdict(model.config), "optimizer": scalars}
-    save_file(model.layout.views(model.params), folder / MODEL, metadata={"format": "np"})
-    save_file(_by_file_name(tensors), folder / OPTIMIZER)
-    write_json(folder / STATE, state)
-    files = {}
-    for name in (MODEL, OPTIMIZER, STATE):
-        sync(folder / name)
-        files[name] = {"bytes": (folder / name).stat().st_size, "sha256": _sha256(folder / name)}
-    manifest = {"format": FORMAT, "version": VERSION, "step": state["step"], "files": files}
-    write_json(folder / MANIFEST, manifest)
-    sync(folder / MANIFEST)
+    contents = {STATE: json_bytes(state)} | files
+    listed = {}
+    with NewFile(folder / MODEL) as file:
+        write_tensors(model.layout.views(model.params), file, metadata={"format": "np"})
+    listed[MODEL] = {"bytes": file.bytes, "sha256": file.sha256()}
+    with NewFile(folder / OPTIMIZER) as file:
+        write_tensors(by_file_name(tensors), file)
+    listed[OPTIMIZER] = {"bytes": file.bytes, "sha256": file.sha256()}
+    for name, content in contents.items():
+        with NewFile(folder / name) as file:
+            file.write(content)
+        listed[name] = {"bytes": file.bytes, "sha256": file.sha256()}
+    with NewFile(folder / MANIFEST) as file:
+        file.write(make_manifest(state["step"], listed))
     sync(folder)
 
 
-def _by_file_name(tensors):
-    return {
-        f"{kind}.{tensor}": array for tensor, own in tensors.items() for kind, array in own.items()
-    }
+def _put_in_place(temporary, final):
+    """Renames a complete folder; one of the same step is put aside until that is done."""
+    old = final.with_name(final.name + ".old")
+    replaced = final.exists()
+    if replaced:
+        os.rename(final, old)
+    try:
+        os.rename(temporary, final)
+    except BaseException:
+        if replaced:
+            os.rename(old, final)
+        raise
 
 
-def _sha256(path):
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _retire(root, state, keep, warn):
+    """Takes the names from checkpoints that are no longer wanted; _sweep then deletes them."""
+    best = state.get("best")
+    wanted = {best["step"]} if best else set()
+    own = [path for path in list_checkpoints(root.parent) if step_of(path) <= state["step"]]
+    unwanted = [path for path in own[keep:] if step_of(path) not in wanted]
+    try:
+        for path in unwanted:
+            os.rename(path, path.with_name(path.name + ".tmp"))
+        if unwanted:
+            sync(root)  # before anything in them goes
+    except OSError as error:
+        warn(f"{root}: an old checkpoint cannot be deleted: {error}")
+
+
+def _sweep(root, warn):
+    """Deletes what saves have left; puts a checkpoint back that was put aside, but not replaced."""
+    try:
+        for old in root.glob("step-*.old"):
+            final = old.with_suffix("")
+            os.rename(old, old.with_name(old.name + ".tmp") if final.exists() else final)
+        for stale in root.glob("step-*.tmp"):
+            shutil.rmtree(stale)
+    except OSError as error:
+        warn(f"{root}: what an earlier save has left cannot be deleted: {error}")
 
 
 def list_checkpoints(run):
-    """The step-N folders of a run, newest first; they are not opened."""
+    """The folders of a run's checkpoints, newest first; they are not opened."""
     root = Path(run, "checkpoints")
     if not root.is_dir():
         return []
-    found = [p for p in root.iterdir() if p.name.startswith("step-") and p.name[5:].isdecimal()]
-    return sorted(found, key=_step, reverse=True)
+    found = {}
+    for path in root.iterdir():
+        match = NAME.fullmatch(path.name)
+        if match and (match[2] is None or int(match[1]) not in found):
+            found[int(match[1])] = path
+    return [found[step] for step in sorted(found, reverse=True)]
 
 
-def _step(path):
-    return int(path.name.removeprefix("step-"))
+def step_of(path):
+    """The step in the name of a checkpoint folder that list_checkpoints has found."""
+    return int(NAME.fullmatch(path.name)[1])
+
+
+def find_checkpoint(path, which="last"):
+    """The folder of a checkpoint; it is not opened but for "best".
+
+    path: a run, or itself the folder of a checkpoint.
+    which: "last", "best" (of validation loss), or a step as N, "N" or "step-N".
+    Raises CheckpointError, naming those that exist, if there is no such checkpoint.
+    """
+    path = Path(path)
+    if _is_checkpoint(path):
+        if which == "best" or (which != "last" and f"step-{_step_number(which)}" != path.name):
+            raise CheckpointError(f"{path}: is a checkpoint itself, so it has no {which!r}")
+        return path
+    found = list_checkpoints(path)
+    if not found:
+        is_run = Path(path, "config.toml").is_file()
+        raise CheckpointError(
+            f"{path}: {'has no checkpoint yet' if is_run else 'neither a run nor a checkpoint'}"
+        )
+    if which == "last":
+        return found[0]
+    step = _best_step(path, found) if which == "best" else _step_number(which)
+    for folder in found:
+        if step_of(folder) == step:
+            return folder
+    names = ", ".join(f"step-{step_of(folder)}" for folder in found)
+    raise CheckpointError(f"{path}: has no checkpoint step-{step}; it has {names}")
+
+
+def _is_checkpoint(path):
+    # By its name too, so that one that has lost its manifest is refused as that.
+    named = NAME.fullmatch(path.name) and path.is_dir() and not (path / "checkpoints").exists()
+    return named or (path / MANIFEST).is_file()
+
+
+def _step_number(which):
+    match = re.fullmatch(r"(?:step-)?([0-9]+)", str(which))
+    if match is None:
+        raise CheckpointError(f"checkpoint {which!r}: expected last, best or step-N")
+    return int(match[1])
+
+
+def _best_step(run, found):
+    """The step of the best checkpoint, as the newest whole state.json has it."""
+    refused = []
+    for folder in found:
+        try:
+            best = read_state(folder, read_manifest(folder)).get("best")
+        except CheckpointError as error:
+            refused.append(error)
+            continue
+        if not isinstance(best, dict):
+            raise CheckpointError(f"{run}: no validation is recorded, so no checkpoint is the best")
+        return best.get("step")
+    raise refused[0]
 
 
 def load_newest(run, model, optimizer=None, *, warn, set_aside=False):
@@ -100,11 +206,12 @@ def load_newest(run, model, optimizer=None, *, warn, set_aside=False):
 
     A damaged one is passed over with one call of warn(text) in favour of an older one; with
     set_aside it is also renamed to step-N.refused, out of the way of the run that goes on.
+    run: may also be the folder of one checkpoint, which is then loaded or refused.
     Raises CheckpointError if there is none or all are refused.
     """
     refused = []
-    candidates = list_checkpoints(run)
-    for path in candidates:
+    newest = find_checkpoint(run)
+    for path in [newest] if newest == Path(run) else list_checkpoints(run):
         try:
             state = load_checkpoint(path, model, optimizer)
         except CheckpointError as error:
@@ -115,8 +222,6 @@ def load_newest(run, model, optimizer=None, *, warn, set_aside=False):
             if set_aside:
                 _rename_aside(bad)
         return path, state
-    if not candidates:
-        raise CheckpointError(f"{run}: has no checkpoint yet")
     raise refused[0][1]
 
 
@@ -124,115 +229,3 @@ def _rename_aside(path):
     aside = path.with_name(path.name + ".refused")
     shutil.rmtree(aside, ignore_errors=True)
     os.rename(path, aside)
-
-
-def load_checkpoint(path, model, optimizer=None):
-    """Checks a checkpoint folder wholly, then loads it into model and optimizer.
-
-    Returns the dict of state.json. Nothing is changed if the check fails: raises
-    CheckpointError naming the file, and the tensor, that is missing, damaged or of another model.
-    """
-    path = Path(path)
-    verify_files(path)
-    state = read_json(path / STATE, CheckpointError)
-    if f"step-{state.get('step')}" != path.name:
-        raise CheckpointError(f"{path / STATE}: is of step {state.get('step')}")
-    _compare_model(path / STATE, state.get("model"), dataclasses.asdict(model.config))
-    targets = {MODEL: model.layout.views(model.params)}
-    if optimizer is not None:
-        scalars, tensors = _empty_state(path / STATE, state, optimizer)
-        targets[OPTIMIZER] = _by_file_name(tensors)
-    for name, views in targets.items():
-        _check_tensors(path / name, views)
-    if optimizer is not None:  # refuses what does not fit before anything is read
-        optimizer.load_state_dict(scalars | {"state": tensors})
-    for name, views in targets.items():
-        read_into(path / name, views)
-    if optimizer is not None:  # to a device, or to parameters of 16 bits
-        optimizer.load_state_dict(scalars | {"state": tensors})
-    return state
-
-
-def verify_files(path):
-    """Checks manifest.json, and every file against its size and SHA-256 there.
-
-    Raises CheckpointError naming the file at fault.
-    """
-    name = Path(path, MANIFEST)
-    manifest = read_json(name, CheckpointError)
-    if manifest.get("format") != FORMAT or not isinstance(manifest.get("files"), dict):
-        raise CheckpointError(f"{name}: not the manifest of a flatstep checkpoint")
-    if manifest.get("version") != VERSION:
-        raise CheckpointError(
-            f"{name}: format version {manifest.get('version')}, this program reads {VERSION}"
-        )
-    if set(manifest["files"]) != {MODEL, OPTIMIZER, STATE}:
-        raise CheckpointError(f"{name}: lists other files than a checkpoint has")
-    for file, expected in manifest["files"].items():
-        _verify_file(Path(path, file), expected)
-    if f"step-{manifest.get('step')}" != Path(path).name:
-        raise CheckpointError(f"{name}: is of step {manifest.get('step')}")
-
-
-def _verify_file(path, expected):
-    if not path.is_file():
-        raise CheckpointError(f"{path}: missing")
-    if not isinstance(expected, dict) or set(expected) != {"bytes", "sha256"}:
-        raise CheckpointError(f"{path}: its entry in {MANIFEST} is damaged")
-    size = path.stat().st_size
-    if size != expected["bytes"]:
-        raise CheckpointError(f"{path}: {size:,} bytes instead of {expected['bytes']}, cut short?")
-    try:
-        digest = _sha256(path)
-    except OSError as error:
-        raise CheckpointError(f"{path}: cannot be read: {error.strerror}") from error
-    if digest != expected["sha256"]:
-        raise CheckpointError(f"{path}: damaged: its SHA-256 is not the one in {MANIFEST}")
-
-
-def _compare_model(path, found, expected):
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{path}: lacks the configuration of the model")
-    for name in expected:
-        if found.get(name) != expected[name]:
-            raise CheckpointError(
-                f"{path}: of another model: {name} is {found.get(name)}, here {expected[name]}"
-            )
-
-
-def _empty_state(path, state, optimizer):
-    """Scalars from state.json, and arrays to read into: the optimizer's own, or on the host."""
-    own = optimizer._state_views()
-    scalars = state.get("optimizer")
-    if not isinstance(scalars, dict) or scalars.get("kind") != own["kind"]:
-        raise CheckpointError(f"{path}: not the state of the optimizer {own['kind']!r}")
-    # JSON has no tuples; the optimizer's own dict tells where it had one (betas).
-    scalars = {
-        name: tuple(value) if isinstance(own.get(name), tuple) else value
-        for name, value in scalars.items()
-    }
-    return scalars, own["state"]
-
-
-def _check_tensors(path, views):
-    """Compares names, shapes and types in a safetensors file with `views`, before any is read."""
-    try:
-        with safe_open(path, framework="numpy") as file:
-            found = {}
-            for name in file.keys():  # noqa: SIM118 (a safe_open is no dict)
-                part = file.get_slice(name)
-                found[name] = (part.get_dtype(), tuple(part.get_shape()))
-    except SafetensorError as error:
-        raise CheckpointError(f"{path}: not a safetensors file: {error}") from error
-    for name, view in views.items():
-        expected = (TYPE_NAMES[view.dtype.name], view.shape)
-        if name not in found:
-            raise CheckpointError(f"{path}: lacks the tensor {name}")
-        if found[name] != expected:
-            raise CheckpointError(
-                f"{path}: {name} is {found[name][0]} {list(found[name][1])}, "
-                f"this model has {expected[0]} {list(expected[1])}"
-            )
-    for name in found:
-        if name not in views:
-            raise CheckpointError(f"{path}: {name} is no tensor of this model")

@@ -22,19 +22,23 @@ def make_config(given):
 
     Raises InputError naming the option that is unknown, of the wrong kind or out of its limits.
     """
-    known = {item.name: item for item in fields(TrainConfig)}
-    values = {}
-    for name, value in given.items():
-        if name not in known:
-            raise InputError(f"unknown option {name!r}{nearest(name, known)}")
-        values[name] = _checked(known[name], value)
-    full = {name: values.get(name, item.default) for name, item in known.items()}
+    values = check_values(given)
+    full = {item.name: values.get(item.name, item.default) for item in fields(TrainConfig)}
     for name, default in _DEFAULTS.items():
         if name not in values:
             full[name] = default(full)
     config = TrainConfig(**full)
     _check_together(config)
     return config
+
+
+def check_values(given):
+    """{field: value} with each value as its field wants it. Raises InputError."""
+    known = {item.name: item for item in fields(TrainConfig)}
+    for name in given:
+        if name not in known:
+            raise InputError(f"unknown option {name!r}{nearest(name, known)}")
+    return {name: _checked(known[name], value) for name, value in given.items()}
 
 
 def _default_lr(full):

@@ -25,7 +25,7 @@ from .memory import require_memory
 from .options import TrainConfig, option_name
 from .progress import Stopped, StopSignals, warn
 from .recorder import Recorder
-from .run_folder import create_run_folder, read_config, write_config
+from .run_folder import config_text, create_run_folder, read_config, write_config
 from .samples import draw_sample, sample_length
 from .screens import first_screen, last_screen, resume_line, time_line
 from .trainer import StepRefused, Trainer, model_shape
@@ -114,6 +114,11 @@ def _data_entries(corpus):
         "flatstep_version": flatstep.__version__,
         "data_files": corpus.files,
     }
+
+
+def _stored_beside(trainer):
+    """What a checkpoint holds besides the training state, so that it can stand alone."""
+    return {"config.toml": config_text(trainer.config, _data_entries(trainer.corpus))}
 
 
 def _stored_files(run, entries):
@@ -207,7 +212,7 @@ def _steps(trainer, run, quiet, stop):
 
 def _save(trainer, run, recorder):
     recorder.sync()
-    trainer.save(run)
+    trainer.save(run, files=_stored_beside(trainer))
     recorder.saved = trainer.position
 
 

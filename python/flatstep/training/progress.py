@@ -1,5 +1,6 @@
 """What a run shows and records while it goes: progress, metrics.jsonl, and being asked to stop."""
 
+import contextlib
 import json
 import math
 import os
@@ -9,6 +10,9 @@ import threading
 import time
 
 from tqdm import tqdm
+
+from .._files import NewFile
+from ..errors import RunFailed
 
 
 def warn(text):
@@ -132,24 +136,39 @@ class MetricsFile:
     """RUN/metrics.jsonl, one JSON object a line, written line by line.
 
     step: lines of later steps, and a torn last line, are removed first, so that a resumed run
-    has each step once.
+    has each step once. Everything raises RunFailed naming the file if the disk refuses.
     """
 
     def __init__(self, path, step):
-        _keep_lines_until(path, step)
-        self.file = open(path, "a", buffering=1, encoding="utf-8")  # noqa: SIM115
+        self.path = path
+        with self._naming_the_file():
+            _keep_lines_until(path, step)
+            # Without a buffer: what could not be written would be tried again at every later call.
+            self.file = open(path, "ab", buffering=0)  # noqa: SIM115
+
+    @contextlib.contextmanager
+    def _naming_the_file(self):
+        try:
+            yield
+        except OSError as error:
+            raise RunFailed(f"{self.path}: cannot be written: {error.strerror}") from error
 
     def write(self, metrics):
         """Appends one line; figures that are not finite are left out, as JSON has none."""
-        self.file.write(json.dumps(finite(metrics)) + "\n")
+        line = memoryview((json.dumps(finite(metrics)) + "\n").encode())
+        with self._naming_the_file():
+            while line:
+                line = line[self.file.write(line) :]
 
     def sync(self):
         """Brings the lines to the disk, so that no checkpoint is ahead of its metrics."""
-        os.fsync(self.file.fileno())
+        with self._naming_the_file():
+            os.fsync(self.file.fileno())
 
     def close(self):
         """Closes the file."""
-        self.file.close()
+        with self._naming_the_file():
+            self.file.close()
 
 
 def finite(metrics):
@@ -168,8 +187,14 @@ def _keep_lines_until(path, step):
         except (ValueError, TypeError, KeyError):
             continue  # cut short by a crash
     temporary = path.with_name(".metrics.jsonl.tmp")
-    temporary.write_text("".join(kept), encoding="utf-8")
-    os.replace(temporary, path)
+    try:
+        with NewFile(temporary) as file:
+            file.write("".join(kept).encode())
+        os.replace(temporary, path)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise
 
 
 class Stopped(Exception):

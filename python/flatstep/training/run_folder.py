@@ -1,13 +1,16 @@
 """The folder of a run: made once, with config.toml, which is replaced as a whole."""
 
+import contextlib
 import os
+import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 
-from ..errors import InputError
+from .. import __version__
+from .._files import NewFile, sync
+from ..errors import InputError, RunFailed
 from .config import make_config
-from .options import TrainConfig
 
 
 def toml_value(value):
@@ -31,25 +34,39 @@ def _toml_character(character):
     return character
 
 
-def write_config(run, config, extra):
-    """Writes RUN/config.toml: the configuration, then the entries of the dict `extra`.
-
-    The file is replaced as a whole, so that a crash leaves the old or the new one.
-    """
+def config_text(config, extra):
+    """The bytes of config.toml: the configuration, then the entries of the dict `extra`."""
     entries = {item.name: getattr(config, item.name) for item in fields(config)} | extra
-    text = "".join(f"{name} = {toml_value(value)}\n" for name, value in entries.items())
-    temporary = Path(run, ".config.toml.tmp")
-    with open(temporary, "w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, Path(run, "config.toml"))
+    return "".join(f"{name} = {toml_value(value)}\n" for name, value in entries.items()).encode()
+
+
+def write_config(run, config, extra):
+    """Writes RUN/config.toml, with the entries of the dict `extra` at its end; see write_file."""
+    write_file(Path(run, "config.toml"), config_text(config, extra))
+
+
+def write_file(path, content):
+    """Writes bytes to a file of a run, replacing it as a whole: a crash leaves the old or the new.
+
+    Raises RunFailed naming the file if the disk refuses.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with NewFile(temporary) as file:
+            file.write(content)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
 
 
 def read_config(run):
     """(TrainConfig, the other entries) of RUN/config.toml.
 
-    Raises InputError if RUN is no run folder or its config.toml is damaged.
+    Raises InputError if RUN is no run folder, its config.toml is damaged or has an option that is
+    unknown here, or a newer flatstep wrote it.
     """
     path = Path(run, "config.toml")
     if not path.is_file():
@@ -58,13 +75,29 @@ def read_config(run):
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
-    names = {item.name for item in fields(TrainConfig)}
-    given = {name: value for name, value in entries.items() if name in names}
-    extra = {name: value for name, value in entries.items() if name not in names}
+    _check_version(path, entries.get("flatstep_version", __version__))
+    extra = {name: value for name, value in entries.items() if _is_extra(name)}
     try:
-        return make_config(given), extra
+        return make_config({n: v for n, v in entries.items() if n not in extra}), extra
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
+
+
+def _is_extra(name):
+    # What is recorded of the text and of the program; everything else is an option.
+    return name.startswith("data_") or name == "flatstep_version"
+
+
+def _check_version(path, version):
+    found = re.match(r"(\d+)\.(\d+)", str(version))
+    if found is None:
+        raise InputError(f"{path}: flatstep_version {version!r} is no version")
+    own = re.match(r"(\d+)\.(\d+)", __version__)
+    if tuple(map(int, found.groups())) > tuple(map(int, own.groups())):
+        raise InputError(
+            f"{path}: written by flatstep {version}, newer than this {__version__}; "
+            "update flatstep to use this run"
+        )
 
 
 def create_run_folder(out=None):

@@ -1,8 +1,9 @@
 """Short samples of a run's model: on the screen and in RUN/samples.txt."""
 
-import os
 import re
 
+from ..errors import RunFailed
+from .run_folder import write_file
 from .sampling import stream_text
 
 OPERATIONS = 10**12
@@ -34,7 +35,8 @@ def draw_sample(trainer, count, stop):
 class SamplesFile:
     """RUN/samples.txt: each sample under "== step N ==". It comes to be with the first one.
 
-    step: samples of later steps are removed first, so that a resumed run has each once.
+    step: samples of later steps are removed first, so that a resumed run has each once. Everything
+    raises RunFailed naming the file if the disk refuses.
     """
 
     def __init__(self, path, step):
@@ -50,13 +52,14 @@ class SamplesFile:
                 keep = int(heading[1]) <= step
             if keep:
                 kept.append(line)
-        temporary = self.path.with_name(".samples.txt.tmp")
-        temporary.write_bytes("".join(kept).encode())
-        os.replace(temporary, self.path)
+        write_file(self.path, "".join(kept).encode())
 
     def write(self, step, text):
         """Appends a sample; a line of it that looks like a heading gets a space in front."""
         lines = [f" {x}" if _HEADING.fullmatch(x) else x for x in re.split(r"\r\n|\r|\n", text)]
         body = "\n".join(lines)
-        with open(self.path, "a", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(f"== step {step} ==\n{body}\n\n")
+        try:
+            with open(self.path, "ab") as file:
+                file.write(f"== step {step} ==\n{body}\n\n".encode(errors="replace"))
+        except OSError as error:
+            raise RunFailed(f"{self.path}: cannot be written: {error.strerror}") from error

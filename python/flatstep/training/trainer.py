@@ -7,6 +7,7 @@ import numpy as np
 
 import flatstep
 
+from .._state import decode
 from ..data.batches import Batches, evaluation_batches
 from ..errors import InputError, RunFailed
 from .checkpoint import load_newest, save_checkpoint
@@ -68,18 +69,30 @@ def decaying_layout(config, layout):
 
 def make_optimizer(config, model):
     """The optimizer of a TrainConfig over the flat parameters of `model`."""
+    return make_flat_optimizer(config, model.params, decaying_layout(config, model.layout))
+
+
+def make_flat_optimizer(config, params, layout=None):
+    """The optimizer of a TrainConfig over a flat array."""
     common = {
         "lr": config.lr,
         "weight_decay": config.weight_decay,
-        "layout": decaying_layout(config, model.layout),
+        "layout": layout,
         "state": config.optimizer_state,
         "seed": config.seed,
     }
     if config.optimizer == "sgd":
-        return flatstep.SGD(model.params, momentum=config.beta1, nesterov=config.nesterov, **common)
+        return flatstep.SGD(params, momentum=config.beta1, nesterov=config.nesterov, **common)
     kind = {"adamw": flatstep.AdamW, "adam": flatstep.Adam}[config.optimizer]
-    betas = (config.beta1, config.beta2)
-    return kind(model.params, betas=betas, eps=config.eps, **common)
+    return kind(params, betas=(config.beta1, config.beta2), eps=config.eps, **common)
+
+
+def _is_finite(moment, scales, signed):
+    """Whether all of an optimizer's array is; 8-bit moments come with their scales."""
+    # The sum of scale and step has the upper bits of a float32: below these, it is finite.
+    if scales is None or int(scales.max(initial=0)) + 0xFF < 0x7F8:
+        return np.isfinite(moment).all()
+    return np.isfinite(decode(moment.reshape(-1), scales, signed=signed)).all()
 
 
 class StepRefused(RunFailed):
@@ -243,21 +256,31 @@ class Trainer:
         return total / count
 
     def check_finite(self):
-        """Raises RunFailed naming the first parameter tensor that is not finite."""
-        if np.isfinite(self.model.params).all():
-            return
+        """Raises RunFailed naming the first tensor, or moment of one, that is not finite."""
         for name, view in self.model.layout.views(self.model.params).items():
             if not np.isfinite(view).all():
-                raise RunFailed(
-                    f"{name} is no longer finite after step {self.step}; nothing was saved "
-                    "from there on; a lower --lr may help"
-                )
+                raise self._not_finite(name)
+        for tensor, own in self.optimizer._state_views()["state"].items():
+            for kind, view in own.items():
+                scales = own.get(kind + "_scale")
+                if not _is_finite(view, scales, signed=kind != "exp_avg_sq"):
+                    raise self._not_finite(f"{kind} of {tensor}")
 
-    def save(self, run):
-        """Writes a checkpoint of this step, unless parameters are not finite (RunFailed)."""
+    def _not_finite(self, what):
+        return RunFailed(
+            f"{what} is no longer finite after step {self.step}; nothing was saved "
+            "from there on; a lower --lr may help"
+        )
+
+    def save(self, run, *, files=None):
+        """Writes a checkpoint of this step, unless it is not finite (RunFailed).
+
+        files: {name: bytes} stored beside it. That of the best validation is kept besides.
+        """
         self.check_finite()
+        keep = self.config.keep
         try:
-            save_checkpoint(run, self.model, self.optimizer, self._state())
+            save_checkpoint(run, self.model, self.optimizer, self._state(), files=files, keep=keep)
         except OSError as error:
             raise RunFailed(f"{run}: the checkpoint cannot be written: {error}") from error
 
