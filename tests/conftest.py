@@ -22,7 +22,8 @@ pytest.register_assert_rewrite(
 CUDA = bool(fs.info()["cuda"]["devices"])
 
 # Without PyTorch or Transformers there is nothing to compare with, nothing is drawn without
-# matplotlib, there is no BPE without tokenizers, and kernels of a GPU need one (or the emulated
+# matplotlib or logged without the loggers' packages, there is no BPE without tokenizers, no file of
+# GGUF without gguf, and kernels of a GPU need one (or the emulated
 # build): those tests are absent, not skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
@@ -37,6 +38,10 @@ if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
 if importlib.util.find_spec("tokenizers") is None:
     collect_ignore_glob.append("bpe/*")
+if importlib.util.find_spec("tensorboard") is None:
+    collect_ignore_glob.append("loggers/test_tensorboard.py")
+if importlib.util.find_spec("wandb") is None:
+    collect_ignore_glob.append("loggers/test_wandb.py")
 if not CUDA:
     collect_ignore_glob += ["cuda/*", "parity/cuda/*"]
 elif importlib.util.find_spec("torch") is not None:
