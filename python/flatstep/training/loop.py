@@ -88,7 +88,8 @@ def _new_trainer(given, files, val_files):
     initial = load_initial(given)
     config = make_config(given | initial.options)
     corpus = _load(config, files, val_files, initial.vocabulary_for(files, config))
-    trainer, needed = _make_trainer(_with_vocabulary(config, corpus.vocabulary), corpus)
+    config = _with_vocabulary(config, corpus.vocabulary)
+    trainer, needed = _make_trainer(config, corpus, freed=initial.bytes)
     initial.fill(trainer.model)
     return trainer, needed, initial.lines(trainer.model)
 
@@ -122,10 +123,13 @@ def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     return _train(trainer, run, needed, quiet)
 
 
-def _make_trainer(config, corpus, resuming=False):
-    """(Trainer, MemoryNeeded), once it is known that memory and packages are there."""
+def _make_trainer(config, corpus, **memory):
+    """(Trainer, MemoryNeeded), once it is known that memory and packages are there.
+
+    memory: keyword arguments of require_memory.
+    """
     require_logger(config.log)
-    needed = require_memory(config, model_shape(config, corpus.vocabulary.size), resuming=resuming)
+    needed = require_memory(config, model_shape(config, corpus.vocabulary.size), **memory)
     return Trainer(config, corpus), needed
 
 

@@ -47,15 +47,19 @@ class MemoryNeeded:
     available: int | None
 
 
-def require_memory(config, shape, *, resuming=False):
+def require_memory(config, shape, *, resuming=False, freed=0):
     """The MemoryNeeded of a run on the CPU, which fits; None on another device, which has no plan.
 
-    The text is in memory already. resuming: only what may change on resume is proposed.
+    The text is in memory already. resuming: only what may change on resume is proposed. freed:
+    bytes that are held now, and no longer when the run takes most.
     Raises InputError with what is needed, what there is, and what would fit.
     """
     if config.device != "cpu":
         return None
-    needed = MemoryNeeded(plan_run(config, shape), available_memory())
+    available = available_memory()
+    if available is not None:
+        available += freed
+    needed = MemoryNeeded(plan_run(config, shape), available)
     if needed.available is None or needed.plan.total <= needed.available:
         return needed
     advice = _resume_advice if resuming else _advice
