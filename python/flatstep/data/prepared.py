@@ -57,9 +57,7 @@ def read_prepared(folder):
     if type(documents) is not int:
         raise InputError(f"{path}: damaged: the number of documents is {documents!r}")
     vocabulary = load_vocabulary(folder)
-    if (vocabulary.kind, vocabulary.size) != (
-        description.get("vocab"), description.get("vocab_size")
-    ):  # fmt: skip
+    if _vocabulary_sum(vocabulary) != description.get("vocabulary_sha256"):
         raise InputError(
             f"{folder}: its vocabulary is not the one it was prepared with ({DATA} tells "
             f"{description.get('vocab')} of {description.get('vocab_size')} tokens)"
@@ -79,6 +77,13 @@ def read_prepared(folder):
     return Prepared(documents, size, digest.hexdigest(), vocabulary, *parts)
 
 
+def _vocabulary_sum(vocabulary):
+    digest = hashlib.sha256()
+    for name, content in sorted(vocabulary.files().items()):
+        digest.update(name.encode() + b"\0" + content)
+    return digest.hexdigest()
+
+
 def write_prepared(folder, corpus, format, version):
     """Writes a Corpus as a prepared folder, which is made; returns the Paths of its files.
 
@@ -92,7 +97,8 @@ def write_prepared(folder, corpus, format, version):
     description = {
         "format": FORMAT, "version": VERSION, "flatstep_version": version, "vocab": vocabulary.kind,
         "vocab_size": vocabulary.size, "documents": corpus.documents, "bytes": corpus.size,
-        "sha256": corpus.sha256, "split": corpus.split, "file_format": format,
+        "vocabulary_sha256": _vocabulary_sum(vocabulary), "sha256": corpus.sha256,
+        "split": corpus.split, "file_format": format,
     }  # fmt: skip
     check_new_folder(folder)
     try:
