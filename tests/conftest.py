@@ -21,9 +21,9 @@ pytest.register_assert_rewrite(
 
 CUDA = bool(fs.info()["cuda"]["devices"])
 
-# Without PyTorch or Transformers there is nothing to compare with, nothing is drawn without
-# matplotlib, there is no BPE without tokenizers, and kernels of a GPU need one (or the emulated
-# build): those tests are absent, not skipped.
+# Without PyTorch or Transformers there is nothing to compare with, other packages are what a part
+# of flatstep is for, and kernels of a GPU need one (or the emulated build): those tests are absent,
+# not skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")
@@ -37,6 +37,10 @@ if importlib.util.find_spec("matplotlib") is None:
     collect_ignore_glob.append("plot/*")
 if importlib.util.find_spec("tokenizers") is None:
     collect_ignore_glob.append("bpe/*")
+if importlib.util.find_spec("tensorboard") is None:
+    collect_ignore_glob.append("loggers/test_tensorboard.py")
+if importlib.util.find_spec("wandb") is None:
+    collect_ignore_glob.append("loggers/test_wandb.py")
 if not CUDA:
     collect_ignore_glob += ["cuda/*", "parity/cuda/*"]
 elif importlib.util.find_spec("torch") is not None:

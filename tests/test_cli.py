@@ -23,6 +23,7 @@ from flatstep.training.trainer import make_schedule
 
 TINY = [
     "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--batch-size", "4",
+    "--no-plot",
 ]  # fmt: skip
 
 

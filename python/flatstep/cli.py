@@ -13,18 +13,19 @@ from pathlib import Path
 
 import flatstep
 
-from .commands import bench, export, info, plan, prepare, sample, train
+from .commands import bench, export, info, plan, plot, prepare, sample, train
 from .commands import eval as evaluate
 from .errors import InputError
 from .training.config import nearest
 
-COMMANDS = (train, prepare, sample, evaluate, export, plan, bench, info)
+COMMANDS = (train, prepare, sample, evaluate, export, plot, plan, bench, info)
 EXAMPLES = """examples:
   flatstep train                  train a small model on Python's own library
   flatstep prepare docs/ --out data/docs --vocab bpe   tokens, made once for many runs
   flatstep sample runs/001        text from that run
   flatstep eval runs/001          its loss, perplexity and bits per byte
   flatstep export runs/001 --out my-model   for transformers, or llama.cpp
+  flatstep plot runs/001          its loss as a picture
   flatstep plan --batch-size 32   the memory that training would take
   flatstep bench                  how fast this machine trains
   flatstep info                   what this build can do

@@ -19,16 +19,6 @@ OPTIONS = (
     "device", "threads", "n_layer", "n_head", "n_embd", "block_size", "batch_size", "grad_accum",
     "recompute", "dropout", "optimizer", "optimizer_state", "beta1",
 )  # fmt: skip
-_WORDS = {
-    "params": "parameters",
-    "grads": "gradients",
-    "optimizer_bytes": "optimizer's state",
-    "norm": "sums for the norm",
-    "batch_bytes": "a batch of tokens and targets",
-    "tokens": "checked copies of them",
-    "activations": "activations",
-    "buffers": "logits and scratch",
-}
 
 
 def add(commands):
@@ -43,6 +33,7 @@ def add(commands):
 def run(arguments):
     """Prints the plan. Raises InputError."""
     from ..training.config import make_config
+    from ..training.memory import plan_run
     from ..training.trainer import model_shape
 
     config, vocab_size = make_config(given_options(arguments)), arguments.vocab_size
@@ -52,14 +43,7 @@ def run(arguments):
         raise InputError(f"--device {config.device}: only cpu can be planned")
     if config.threads:
         flatstep.set_num_threads(config.threads)
-    plan = flatstep.plan(
-        model_shape(config, vocab_size),
-        config.batch_size,
-        optimizer=config.optimizer,
-        optimizer_state=config.optimizer_state,
-        momentum=config.beta1 > 0,
-        recompute=config.recompute,
-    )
+    plan = plan_run(config, model_shape(config, vocab_size))
     available = available_memory()
     largest = None if available is None else plan.largest_batch(available)
     if arguments.json:
@@ -71,6 +55,8 @@ def run(arguments):
 
 
 def _lines(plan, available, largest):
+    from ..training.memory import WORDS
+
     shape = plan.config
     options = [plan.optimizer, f"{plan.optimizer_state} state"]
     options += ["recomputing"] if plan.recompute else []
@@ -79,7 +65,7 @@ def _lines(plan, available, largest):
         f"{shape.block_size}, vocabulary {shape.vocab_size}: {plan.params // 4:,} parameters",
         f"batch      {plan.batch} x {plan.length} tokens, {', '.join(options)}",
     ]
-    rows = [(_WORDS[name], size) for name, size in plan.parts.items()]
+    rows = [(WORDS[name], size) for name, size in plan.parts.items()]
     lines += [f"{size:>18,} bytes  {words}" for words, size in rows]
     lines.append(f"{plan.total:>18,} bytes  in all, {plan.total / 1e9:.2f} GB; Python on top")
     if available is None:

@@ -19,9 +19,13 @@ from ..data.corpus import load_corpus
 from ..errors import InputError, RunFailed
 from .checkpoint import list_checkpoints
 from .config import make_config
+from .estimate import estimate_seconds
 from .initial import fill_again, load_initial
+from .loggers import require_logger
+from .memory import require_memory
 from .options import TrainConfig, option_name
-from .progress import MetricsFile, Progress, StopSignals, warn
+from .progress import Stopped, StopSignals, warn
+from .recorder import Recorder
 from .run_folder import (
     config_text,
     create_run_folder,
@@ -30,12 +34,11 @@ from .run_folder import (
     write_config,
     write_vocabulary,
 )  # fmt: skip
-from .sampling import generate_text
-from .trainer import Trainer
+from .samples import draw_sample, sample_length
+from .screens import first_screen, last_screen, resume_line, time_line
+from .trainer import StepRefused, Trainer, model_shape
 
-MOST_SKIPS_IN_A_ROW = 10
-SAMPLE_TOKENS = 400
-SAMPLE_OPERATIONS = 10**12
+SAMPLE_TOKENS = 200
 MAY_DIFFER_ON_RESUME = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("free")}
 
 
@@ -44,7 +47,8 @@ class Outcome:
     """How a run ended.
 
     step: steps done. train_loss, val_loss: nats a token over fixed windows, without dropout;
-    None if the run did not come to its last step. signal: the one that stopped it, or None.
+    None if a signal stopped the run. signal: that one, or None. stopped_early: --patience was at
+    its end. best: {"step", "val_loss"} of the best validation, or None.
     """
 
     run: Path
@@ -52,6 +56,8 @@ class Outcome:
     train_loss: float | None = None
     val_loss: float | None = None
     signal: int | None = None
+    stopped_early: bool = False
+    best: dict | None = None
 
 
 def start(given, files=(), *, out=None, quiet=False, val_files=()):
@@ -64,34 +70,34 @@ def start(given, files=(), *, out=None, quiet=False, val_files=()):
     quiet: show warnings only.
     Raises InputError before anything is written, RunFailed after.
     """
-    trainer, weights = _new_trainer(given, files, val_files)
+    trainer, needed, weights = _new_trainer(given, files, val_files)
     run = create_run_folder(out)
     write_vocabulary(run, trainer.corpus.vocabulary)
     write_config(run, trainer.config, _data_entries(trainer.corpus))
     if trainer.config.init_from:
         # From now on the run needs the other folder no more.
         trainer.save(run, files=_stored_beside(trainer))
-    if not quiet:
-        print(*weights, _first_screen(trainer, run), sep="\n", flush=True)
-    return _train(trainer, run, quiet)
+    return _train(trainer, run, needed, quiet, weights)
 
 
 def _new_trainer(given, files, val_files):
-    """(Trainer at step 0, [a line of the first screen] with --init-from, else [])."""
+    """(Trainer at step 0, MemoryNeeded, [a line of the first screen] with --init-from, else [])."""
     initial = load_initial(given)
     config = make_config(given | initial.options)
     corpus = _load(config, files, val_files, initial.vocabulary_for(files, config))
-    trainer = Trainer(_with_vocabulary(config, corpus.vocabulary), corpus)
+    config = _with_vocabulary(config, corpus.vocabulary)
+    trainer, needed = _make_trainer(config, corpus)
     initial.fill(trainer.model)
-    return trainer, initial.lines(trainer.model)
+    return trainer, needed, initial.lines(trainer.model)
 
 
 def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     """Goes on with a run from its newest whole checkpoint and returns its Outcome.
 
     A run that was killed before its first checkpoint begins again at step 0.
-    run: its folder. given: options; `steps` may be raised and `threads` may differ, any other
-    must agree with the run. files, val_files: where the text is now, if it has moved.
+    run: its folder. given: options; `steps` may be raised and those that do not change what a step
+    computes may differ, any other must agree with the run. files, val_files: where the text is now,
+    if it has moved.
     Raises InputError if an option, the text or the checkpoints do not fit; RunFailed as `start`.
     """
     run = Path(run)
@@ -100,19 +106,25 @@ def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     vocabulary = read_vocabulary(run, config)
     corpus = load_stored(run, config, entries, vocabulary, files, val_files)
     config = _with_vocabulary(config, vocabulary)
-    trainer = Trainer(config, corpus)
+    trainer, needed = _make_trainer(config, corpus, resuming=True)
     if list_checkpoints(run):
         trainer.restore(run, warn)
     else:
         fill_again(run, trainer)
     if not quiet:
-        print(_resume_line(run, stored, config, trainer.step), flush=True)
-    if trainer.step >= config.steps:
-        return Outcome(run, trainer.step)
+        print(resume_line(run, stored, config, trainer), flush=True)
+    if trainer.done:
+        early = trainer.step < config.steps
+        return Outcome(run, trainer.step, stopped_early=early, best=trainer.best)
     write_config(run, config, _data_entries(corpus))
-    if not quiet:
-        print(_first_screen(trainer, run), flush=True)
-    return _train(trainer, run, quiet)
+    return _train(trainer, run, needed, quiet)
+
+
+def _make_trainer(config, corpus, resuming=False):
+    """(Trainer, MemoryNeeded), once it is known that memory and packages are there."""
+    require_logger(config.log)
+    needed = require_memory(config, model_shape(config, corpus.vocabulary.size), resuming=resuming)
+    return Trainer(config, corpus), needed
 
 
 def _load(config, files, val_files, vocabulary=None):
@@ -191,116 +203,141 @@ def _compare_data(run, corpus, entries):
     raise InputError(f"{run}: {what} is not what the run began with: {how}")
 
 
-def _train(trainer, run, quiet):
+def _train(trainer, run, needed, quiet, before=()):
+    """From where the trainer stands to the end of the run, or to a signal.
+
+    before: lines to be shown above the first screen.
+    """
     began, first_step = time.perf_counter(), trainer.step
-    metrics = MetricsFile(run / "metrics.jsonl", trainer.step)
-    progress = Progress(trainer.config.steps, trainer.step, quiet)
-    with contextlib.closing(metrics), contextlib.closing(progress), StopSignals() as stop:
-        val_loss = _loop(trainer, run, metrics, progress, stop)
-    if stop.received:
-        name = signal.Signals(stop.received).name
-        print(
-            f"flatstep: stopped by {name} after step {trainer.step}; go on with: "
-            f"flatstep train --resume {shlex.quote(str(run))}",
-            file=sys.stderr,
-        )
-        return Outcome(run, trainer.step, signal=stop.received)
-    outcome = Outcome(run, trainer.step, trainer.evaluate(trainer.corpus.train), val_loss)
-    if not quiet:
-        seconds = time.perf_counter() - began
-        print(_last_screen(trainer, outcome, trainer.step - first_step, seconds), flush=True)
+    with StopSignals() as stop:
+        try:
+            if not quiet:
+                print(*before, first_screen(trainer, run, needed), sep="\n", flush=True)
+                print(time_line(trainer, estimate_seconds(trainer, stop)), flush=True)
+            val_loss = _steps(trainer, run, quiet, stop)
+            outcome = _outcome(trainer, run, val_loss, stop)
+            if not quiet:
+                seconds = time.perf_counter() - began
+                steps = trainer.step - first_step
+                print(last_screen(trainer, outcome, steps, seconds, stop), flush=True)
+        except Stopped:
+            return _stopped(trainer, run, stop.received)
     return outcome
 
 
-def _loop(trainer, run, metrics_file, progress, stop):
-    """Steps until the last one or a signal; returns the newest validation loss."""
-    config, val_loss, skips = trainer.config, None, 0
-    while trainer.step < config.steps:
-        metrics, nonfinite = trainer.try_step()
-        skips = skips + 1 if metrics is None else 0
-        if metrics is None:
-            _report_skip(trainer.step, nonfinite, skips)
-        else:
-            if _due(trainer.step, config.eval_every, config.steps):
-                metrics["val_loss"] = val_loss = trainer.evaluate(trainer.corpus.validation)
-            metrics_file.write(metrics)
-            progress.update(metrics)
-        if stop.received or (metrics and _due(trainer.step, config.save_every, config.steps)):
-            metrics_file.sync()
-            trainer.save(run, files=_stored_beside(trainer))
+def _outcome(trainer, run, val_loss, stop):
+    return Outcome(
+        run,
+        trainer.step,
+        trainer.evaluate(trainer.corpus.train, stop),
+        val_loss,
+        stopped_early=trainer.step < trainer.config.steps,
+        best=trainer.best,
+    )
+
+
+def _stopped(trainer, run, number):
+    at = f"after step {trainer.step}" if trainer.step else "before the first step"
+    print(
+        f"flatstep: stopped by {signal.Signals(number).name} {at}; go on with: "
+        f"flatstep train --resume {shlex.quote(str(run))}",
+        file=sys.stderr,
+    )
+    return Outcome(run, trainer.step, signal=number, best=trainer.best)
+
+
+def _steps(trainer, run, quiet, stop):
+    """Steps to the end of the run, saving; returns the newest validation loss. Raises Stopped."""
+    val_loss = None
+    with contextlib.closing(Recorder(trainer, run, quiet)) as recorder:
+        while not (stop.received or trainer.done):
+            metrics, better = _next(trainer, run, recorder, stop), False
+            if metrics is not None:
+                val_loss, better = _finish_step(trainer, metrics, val_loss, recorder, stop)
+            if (metrics and _due_to_save(trainer)) or better:
+                _save(trainer, run, recorder)
         if stop.received:
-            break
+            _save_if_new(trainer, run, recorder)
+    stop.check()
     return val_loss
 
 
-def _due(step, every, last):
-    return step == last or (every > 0 and step % every == 0)
+def _save(trainer, run, recorder):
+    recorder.sync()
+    trainer.save(run, files=_stored_beside(trainer))
+    recorder.saved = trainer.position
 
 
-def _report_skip(step, nonfinite, skips):
-    tensor, index = nonfinite if nonfinite else ("the gradient", "?")
-    text = f"step {step + 1} left out: the gradient of {tensor} is not finite at index {index}"
-    if skips >= MOST_SKIPS_IN_A_ROW:
+def _save_if_new(trainer, run, recorder):
+    if recorder.saved != trainer.position:
+        _save(trainer, run, recorder)
+
+
+def _due_to_save(trainer):
+    return trainer.done or _due(trainer.step, trainer.config.save_every)
+
+
+def _due(step, every):
+    return every > 0 and step % every == 0
+
+
+def _next(trainer, run, recorder, stop):
+    """The metrics of the step that is to be finished: of a new one, or of one whose validation a
+    signal broke off; None if a batch was left out."""
+    if trainer.unfinished is not None:
+        return trainer.unfinished
+    try:
+        metrics, note = trainer.try_step()
+    except StepRefused as refused:
+        raise _refused(trainer, run, recorder, refused) from refused
+    if metrics is None:
+        _report_skip(trainer, note)
+    elif note is not None:
+        warn(f"step {trainer.step}: {note}")
+    return metrics
+
+
+def _refused(trainer, run, recorder, refused):
+    """Saves the step before one that the configuration does not let pass; the error to raise."""
+    where = "before the first step"
+    if trainer.step:
+        _save_if_new(trainer, run, recorder)
+        where = f"step {trainer.step} is saved"
+    return RunFailed(
+        f"{refused}; {where}; to go on without that batch: flatstep train --resume "
+        f"{shlex.quote(str(run))} {refused.option} skip"
+    )
+
+
+def _report_skip(trainer, reason):
+    text, skips = f"step {trainer.step + 1} left out: {reason}", trainer.skips_in_a_row
+    if skips >= trainer.config.max_skips:
         raise RunFailed(f"{text}; {skips} in a row, so the run stops; a lower --lr may help")
     warn(text)
 
 
-def _resume_line(run, stored, config, step):
-    if step >= config.steps:
-        return (
-            f"{run}: all {step:,} steps are done; to go on: "
-            f"flatstep train --resume {shlex.quote(str(run))} --steps {2 * step}"
-        )
-    text = f"resuming {run} at step {step:,} of {config.steps:,}"
-    if config.steps != stored.steps:
-        text += f" (raised from {stored.steps:,}; {config.schedule} now runs over all of them)"
-    return text
+def _finish_step(trainer, metrics, val_loss, recorder, stop):
+    """Validates, samples and records a step: (newest validation loss, whether it is a new best
+    that --keep-best wants saved).
 
-
-def _first_screen(trainer, run):
-    """What is about to happen, in aligned lines."""
-    config, corpus, info = trainer.config, trainer.corpus, flatstep.info()
-    source = f"{corpus.documents:,} document{'s' if corpus.documents > 1 else ''}"
-    if not corpus.files:
-        source = f"Python's standard library, {source}"
-    epochs = config.steps * trainer.tokens_per_step / len(corpus.train)
-    accumulated = f" x {config.grad_accum}" if config.grad_accum > 1 else ""
-    return "\n".join((
-        f"device  {config.device}, {info['isa']}, {flatstep.get_num_threads()} threads",
-        f"text    {source}, {corpus.size / 1e6:.2f} MB: {len(corpus.train):,} tokens to train, "
-        f"{len(corpus.validation):,} to validate ({corpus.split})",
-        f"model   {config.n_layer} layers, {config.n_head} heads, {config.n_embd} wide, context "
-        f"{config.block_size}, {config.vocab} vocabulary of {config.vocab_size:,}: "
-        f"{trainer.model.num_params:,} parameters",
-        f"steps   {config.steps:,} of {config.batch_size}{accumulated} x {config.block_size} "
-        f"tokens ({epochs:.2g} epochs), {config.optimizer}, {config.schedule}, lr {config.lr:g}",
-        f"run     {run}",
-    ))  # fmt: skip
-
-
-def _last_screen(trainer, outcome, steps, seconds):
-    """How it went, a sample of the trained model, and what to type next."""
-    name, rate = shlex.quote(str(outcome.run)), trainer.tokens_per_second()
-    bits = trainer.bits_per_byte(outcome.val_loss, trainer.corpus.validation)
-    lines = [
-        f"\ndone    {steps:,} steps in {seconds:.1f} s, {rate:,.0f} tokens/s",
-        f"loss    train {outcome.train_loss:.4f}, validation {outcome.val_loss:.4f} nats per token"
-        + (f" ({bits:.3f} bits per byte)" if bits is not None else ""),
-    ]
-    # A large model would take minutes. A token within the context costs a visit of the parameters,
-    # each as long as ten operations in a pass; one beyond costs a pass over the whole context.
-    size, context = 2 * trainer.model.num_params, trainer.config.block_size
-    within = min(context - 4, SAMPLE_OPERATIONS // (10 * size))
-    count = min(SAMPLE_TOKENS, max(within, SAMPLE_OPERATIONS // (size * context)))
-    if count > 0:
-        seed = trainer.config.seed
-        start = b"" if trainer.corpus.files else b"def "  # the library's own text is Python
-        vocabulary = trainer.corpus.vocabulary
-        text = generate_text(trainer.model, vocabulary, start, count, temperature=0.7, seed=seed)
-        lines.append(f"sample  {count} tokens at temperature 0.7\n{text.strip()}\n")
-    lines += [
-        f"run     {outcome.run}",
-        f"        flatstep sample {name}" + ("" if trainer.corpus.files else " --prompt 'def '"),
-        f"        flatstep train --resume {name} --steps {2 * trainer.step}",
-    ]
-    return "\n".join(lines)
+    If a signal comes first, all of it is left for the resumed run, which does it at this step.
+    """
+    config, step, sample = trainer.config, trainer.step, None
+    validated = step == config.steps or _due(step, config.eval_every)
+    try:
+        if validated:
+            recorder.progress.busy("validating")
+            val_loss = trainer.evaluate(trainer.corpus.validation, stop)
+        if _due(step, config.sample_every):
+            recorder.progress.busy("sampling")
+            sample = draw_sample(trainer, max(1, sample_length(trainer, SAMPLE_TOKENS)), stop)
+    except Stopped:
+        trainer.unfinished = metrics
+        recorder.step(metrics)
+        return val_loss, False
+    trainer.unfinished, better = None, False
+    if validated:
+        metrics = metrics | {"val_loss": val_loss}
+        better = trainer.note_validation(val_loss) and config.keep_best
+    recorder.step(metrics, trainer.best, sample)
+    return val_loss, better

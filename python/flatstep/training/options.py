@@ -111,8 +111,11 @@ class TrainConfig:
         "a loss or gradient norm far above those of the last 128 steps: nothing, a warning, leave "
         "the step out, or end the run",
         choices=("off", "warn", "skip", "stop"),
+        free=True,
     )
-    spike_threshold: float = _watch(8.0, "how many standard deviations are far", above=0.0)
+    spike_threshold: float = _watch(
+        8.0, "how many standard deviations are far", above=0.0, free=True
+    )
     eval_every: int = _watch(
         250, "steps between validations, 0 only at the end", least=0, free=True
     )
@@ -125,7 +128,7 @@ class TrainConfig:
     sample_every: int = _watch(0, "steps between samples, 0 only at the end", least=0, free=True)
     log: str = _watch(
         "none",
-        "besides metrics.jsonl (TensorBoard: extra [tensorboard]; Weights & Biases: [wandb])",
+        "besides metrics.jsonl: TensorBoard's files, or Weights & Biases (extra [wandb])",
         choices=("none", "tensorboard", "wandb"),
         free=True,
     )

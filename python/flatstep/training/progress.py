@@ -7,10 +7,11 @@ import os
 import signal
 import sys
 import threading
+import time
 
 from tqdm import tqdm
 
-from .._files import NewFile
+from .._files import write_whole
 from ..errors import RunFailed
 
 
@@ -22,8 +23,9 @@ def warn(text):
 class Progress:
     """A tqdm bar on a terminal, an occasional plain line elsewhere, nothing when quiet.
 
-    Everything goes to stderr. Loss and speed are shown as running means over some 20 steps;
-    metrics.jsonl has those of each step.
+    Everything goes to stderr. Loss, gradient norm and speed are shown as running means over some
+    20 steps; metrics.jsonl has those of each step. The time left is that of the steps left at the
+    mean pace since the run began or went on, validations and checkpoints included.
     """
 
     def __init__(self, total, start, quiet):
@@ -31,29 +33,53 @@ class Progress:
         self.start = start
         self.quiet = quiet
         self.every = max(1, total // 20)
-        self.shown = {}
+        self.means = {}
+        self.validation = self.shown = ""
+        self.began = self.last_line = time.monotonic()
         self.bar = None
         if not quiet and sys.stderr.isatty():
-            self.bar = tqdm(total=total, initial=start, unit="step", dynamic_ncols=True)
+            self.bar = tqdm(
+                total=total, initial=start, unit="step", dynamic_ncols=True, bar_format=_BAR
+            )
 
-    def update(self, metrics):
-        """Shows the metrics dict of one finished step."""
+    def update(self, metrics, best=None):
+        """Shows the metrics dict of one finished step; best: the best validation of the run so
+        far, {"step", "val_loss"}, this step's included."""
         if self.quiet:
             return
-        step = metrics["step"]
-        for name in ("loss", "tokens_per_second"):
-            mean = self.shown.get(name, metrics[name])
-            mean += (metrics[name] - mean) / min(20, step - self.start)
-            self.shown[name] = mean
-        self.shown["lr"] = metrics["lr"]
-        if "val_loss" in metrics or self.bar is None:
-            self.shown["val_loss"] = metrics.get("val_loss")
+        step, validated = metrics["step"], "val_loss" in metrics
+        for name in ("loss", "grad_norm", "tokens_per_second"):
+            mean = self.means.get(name, metrics[name])
+            mean += (metrics[name] - mean) / min(20, step - self.start or 1)
+            self.means[name] = mean
+        if validated:
+            self.validation = _validation(metrics, best)
+        now = time.monotonic()
+        left = (self.total - step) * (now - self.began) / max(1, step - self.start)
         if self.bar is not None:
-            self.bar.set_postfix_str(_figures(**self.shown), refresh=False)
-            self.bar.update()
-        elif step % self.every == 0 or "val_loss" in metrics:
+            if validated:
+                self.say(f"step {step}: {self.validation}")
+            wide = (self.bar.ncols or 80) >= _WIDE
+            figures = _bar_figures(self.means, metrics["lr"], left)
+            self.shown = _joined(figures, wide and self.validation)
+            self.bar.set_postfix_str(self.shown, refresh=False)
+            self.bar.update(step - self.bar.n)
+        elif step % self.every == 0 or validated or now - self.last_line > _QUIET_SECONDS:
+            self.last_line = now
             number = f"{step:>{len(str(self.total))}}"
-            print(f"step {number}/{self.total}  {_figures(**self.shown)}", file=sys.stderr)
+            figures = _line_figures(self.means, metrics["lr"], left)
+            text = _joined(figures, validated and self.validation)
+            print(f"step {number}/{self.total}  {text}", file=sys.stderr, flush=True)
+
+    def busy(self, work):
+        """Says in the bar what takes long just now, before the figures so far."""
+        if self.bar is not None:
+            self.bar.set_postfix_str(_joined(work, self.shown))
+
+    def say(self, text):
+        """Prints text that stays, above the bar if there is one; nothing when quiet."""
+        if not self.quiet:
+            tqdm.write(text, file=sys.stderr)
 
     def close(self):
         """Leaves the bar where it stands."""
@@ -61,9 +87,49 @@ class Progress:
             self.bar.close()
 
 
-def _figures(loss, tokens_per_second, lr, val_loss=None):
-    validation = "" if val_loss is None else f"  val {val_loss:.3f}"
-    return f"loss {loss:.3f}  lr {lr:.2e}  {tokens_per_second:,.0f} tokens/s{validation}"
+# The bar takes what the figures leave of the line; 80 columns hold them all, the newest
+# validation, which has a line above the bar, from 110 on.
+_BAR = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
+_WIDE = 110
+_QUIET_SECONDS = 60.0  # a plain line comes at least this often
+
+
+def _joined(first, second):
+    return f"{first}  {second}" if second else first
+
+
+def _bar_figures(means, lr, seconds_left):
+    return (
+        f"loss {means['loss']:.3f} lr {lr:.2e} norm {means['grad_norm']:.2f} "
+        f"{means['tokens_per_second']:,.0f} tok/s {tqdm.format_interval(seconds_left)} left"
+    )
+
+
+def _line_figures(means, lr, seconds_left):
+    return (
+        f"loss {means['loss']:.3f}  lr {lr:.2e}  norm {means['grad_norm']:.2f}  "
+        f"{means['tokens_per_second']:,.0f} tokens/s  {duration(seconds_left)} left"
+    )
+
+
+def _validation(metrics, best):
+    value = f"val {metrics['val_loss']:.3f}"
+    if best is None:
+        return value
+    if best["step"] == metrics["step"]:
+        return f"{value} best"
+    return f"{value} (best {best['val_loss']:.3f} at step {best['step']})"
+
+
+def duration(seconds):
+    """Seconds in words of a fitting size: 8 s, 2:05 min, 3:20 h, 4.5 days."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, seconds = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes}:{seconds:02d} min"
+    hours, minutes = divmod(minutes + (seconds >= 30), 60)
+    return f"{hours}:{minutes:02d} h" if hours < 48 else f"{hours / 24:.1f} days"
 
 
 class MetricsFile:
@@ -89,8 +155,7 @@ class MetricsFile:
 
     def write(self, metrics):
         """Appends one line; figures that are not finite are left out, as JSON has none."""
-        finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        line = memoryview((json.dumps(finite) + "\n").encode())
+        line = memoryview((json.dumps(finite(metrics)) + "\n").encode())
         with self._naming_the_file():
             while line:
                 line = line[self.file.write(line) :]
@@ -106,6 +171,11 @@ class MetricsFile:
             self.file.close()
 
 
+def finite(metrics):
+    """The figures that JSON can hold."""
+    return {name: value for name, value in metrics.items() if math.isfinite(value)}
+
+
 def _keep_lines_until(path, step):
     if not path.exists():
         return
@@ -116,15 +186,12 @@ def _keep_lines_until(path, step):
                 kept.append(line + "\n")
         except (ValueError, TypeError, KeyError):
             continue  # cut short by a crash
-    temporary = path.with_name(".metrics.jsonl.tmp")
-    try:
-        with NewFile(temporary) as file:
-            file.write("".join(kept).encode())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    with write_whole(path) as file:
+        file.write("".join(kept).encode())
+
+
+class Stopped(Exception):
+    """What takes long was broken off since a signal asks the run to stop."""
 
 
 class StopSignals:
@@ -142,6 +209,11 @@ class StopSignals:
             for number in (signal.SIGINT, signal.SIGTERM):
                 self._previous[number] = signal.signal(number, self._handle)
         return self
+
+    def check(self):
+        """Raises Stopped if a signal has come: for work that can be done again later."""
+        if self.received:
+            raise Stopped
 
     def _handle(self, number, frame):
         self.received = number
