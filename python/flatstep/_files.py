@@ -57,7 +57,7 @@ def write_json(path, value):
 
 @contextlib.contextmanager
 def write_whole(path):
-    """A NewFile that gets its name once it is on the disk: a crash leaves the file that was there."""
+    """A NewFile that gets its name once it is on the disk; a crash leaves the file before."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
