@@ -18,6 +18,7 @@ from flatstep.data.vocabulary import ByteVocabulary, IdVocabulary
 from flatstep.errors import InputError
 from flatstep.export.folder import export_model
 from flatstep.training import loop as train
+from flatstep.training import memory
 from flatstep.training.checkpoint import list_checkpoints
 from flatstep.training.model_folder import load_model
 from flatstep.training.run_folder import read_config
@@ -251,6 +252,21 @@ def test_the_other_model_takes_no_memory_during_the_run(tmp_path, text, base, mo
     monkeypatch.setattr(Trainer, "try_step", looking)
     train.start(SHORT | {"init_from": str(base)}, [text], out=tmp_path / "run", quiet=True)
     assert [len(found) for found in seen] == [1] * 6
+
+
+def test_memory_of_the_other_model_is_not_missed(tmp_path, text, base, monkeypatch):
+    """The run fits in what is left beside the other model, and what that one gives back."""
+    model = load_model(base)[0]
+    needed = fs.plan(fs.GPTConfig(256, 16, 1, 2, 16), 4).total
+    for spare, fits in ((-1, False), (0, True)):
+        left = needed - model.params.nbytes + spare
+        monkeypatch.setattr(memory, "available_memory", lambda left=left: left)
+        run = tmp_path / f"run{spare}"
+        if fits:
+            train.start(SHORT | {"init_from": str(base)}, [text], out=run, quiet=True)
+        else:
+            with pytest.raises(InputError, match="the run takes"):
+                train.start(SHORT | {"init_from": str(base)}, [text], out=run, quiet=True)
 
 
 @pytest.mark.needs("tokenizers")

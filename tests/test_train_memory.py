@@ -2,12 +2,16 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from test_cli import assert_one_line_error, flatstep
 from test_train import TINY
 
 import flatstep as fs
+from flatstep.data.token_files import map_token_file
+from flatstep.data.tokens import Tokens
 from flatstep.errors import InputError
 from flatstep.training import estimate, loop, memory
 from flatstep.training.config import make_config
@@ -165,3 +169,11 @@ def test_the_estimate_counts_steps_updates_and_validations(text, monkeypatch):
     # Every call took a second: a pass, and a visit of the gradients, of which an update is 7.
     windows = len(trainer.corpus.validation) // 16
     assert seconds == pytest.approx(60 * (3 + 7) + (6 + 2) * windows / 4 / 3)
+
+
+def test_files_mapped_into_memory_take_none(tmp_path):
+    np.arange(500, dtype="<u2").tofile(tmp_path / "some.bin")
+    mapped = map_token_file(tmp_path / "some.bin").tokens
+    held = np.arange(500, dtype=np.uint16)
+    parts = SimpleNamespace(train=Tokens([mapped[5:], held]), validation=Tokens([mapped[:5]]))
+    assert memory.text_bytes(parts) == held.nbytes

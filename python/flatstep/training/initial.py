@@ -66,6 +66,7 @@ class NewWeights:
     """Random weights: nothing follows from them."""
 
     options = {}  # noqa: RUF012
+    bytes = 0
 
     def vocabulary_for(self, files, config):
         """None: the files and the configuration decide."""
@@ -90,6 +91,11 @@ class Initial:
     model: flatstep.GPT = field(repr=False)
     vocabulary: object
     options: dict
+
+    @property
+    def bytes(self):
+        """Memory that the parameters take until they are copied."""
+        return self.model.params.nbytes
 
     def vocabulary_for(self, files, config):
         """What `files` are read with; None leaves it to --tokenizer, or to a prepared folder.

@@ -86,7 +86,7 @@ def _new_trainer(given, files, val_files):
     config = make_config(given | initial.options)
     corpus = _load(config, files, val_files, initial.vocabulary_for(files, config))
     config = _with_vocabulary(config, corpus.vocabulary)
-    trainer, needed = _make_trainer(config, corpus)
+    trainer, needed = _make_trainer(config, corpus, freed=initial.bytes)
     initial.fill(trainer.model)
     return trainer, needed, initial.lines(trainer.model)
 
@@ -120,14 +120,17 @@ def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     return _train(trainer, run, needed, quiet)
 
 
-def _make_trainer(config, corpus, resuming=False):
-    """(Trainer, MemoryNeeded), once it is known that memory and packages are there."""
+def _make_trainer(config, corpus, **memory):
+    """(Trainer, MemoryNeeded), once it is known that memory and packages are there.
+
+    memory: keyword arguments of require_memory.
+    """
     require_logger(config.log)
-    needed = require_memory(config, model_shape(config, corpus.vocabulary.size), resuming=resuming)
+    needed = require_memory(config, model_shape(config, corpus.vocabulary.size), **memory)
     return Trainer(config, corpus), needed
 
 
-def _load(config, files, val_files, vocabulary=None):
+def _load(config, files, val_files=(), vocabulary=None):
     if config.threads:
         flatstep.set_num_threads(config.threads)
     return load_corpus(files, config, vocabulary, val_files)

@@ -1,5 +1,6 @@
 """Whether a run fits in memory, asked before it is taken."""
 
+import mmap
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -46,15 +47,19 @@ class MemoryNeeded:
     available: int | None
 
 
-def require_memory(config, shape, *, resuming=False):
+def require_memory(config, shape, *, resuming=False, freed=0):
     """The MemoryNeeded of a run on the CPU, which fits; None on another device, which has no plan.
 
-    The text is in memory already. resuming: only what may change on resume is proposed.
+    The text is in memory already. resuming: only what may change on resume is proposed. freed:
+    bytes that are held now, and no longer when the run takes most.
     Raises InputError with what is needed, what there is, and what would fit.
     """
     if config.device != "cpu":
         return None
-    needed = MemoryNeeded(plan_run(config, shape), available_memory())
+    available = available_memory()
+    if available is not None:
+        available += freed
+    needed = MemoryNeeded(plan_run(config, shape), available)
     if needed.available is None or needed.plan.total <= needed.available:
         return needed
     advice = _resume_advice if resuming else _advice
@@ -97,8 +102,13 @@ def text_bytes(corpus):
 
 
 def _held_bytes(tokens):
-    arrays = getattr(tokens, "arrays", [tokens])
-    return sum(array.nbytes for array in arrays if not isinstance(array, np.memmap))
+    return sum(array.nbytes for array in tokens.arrays if not _is_mapped(array))
+
+
+def _is_mapped(array):
+    while isinstance(array, np.ndarray):
+        array = array.base
+    return isinstance(getattr(array, "obj", array), mmap.mmap)
 
 
 def memory_lines(needed, corpus):
