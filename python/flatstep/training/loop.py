@@ -130,7 +130,7 @@ def _make_trainer(config, corpus, **memory):
     return Trainer(config, corpus), needed
 
 
-def _load(config, files, val_files, vocabulary=None):
+def _load(config, files, val_files=(), vocabulary=None):
     if config.threads:
         flatstep.set_num_threads(config.threads)
     return load_corpus(files, config, vocabulary, val_files)
