@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 
 from .. import __version__
-from .._files import NewFile, sync, write_whole
+from .._files import NewFile, sync
 from ..data.vocabulary import load_vocabulary
 from ..errors import InputError, RunFailed
 from .config import make_config
@@ -64,10 +64,9 @@ def write_file(path, content):
 
 
 def write_vocabulary(run, vocabulary):
-    """Writes the files of a vocabulary to a run, each whole or not at all."""
+    """Writes the files of a vocabulary to a run; see write_file."""
     for name, content in vocabulary.files().items():
-        with write_whole(Path(run, name)) as file:
-            file.write(content)
+        write_file(Path(run, name), content)
 
 
 def read_vocabulary(folder, config):
