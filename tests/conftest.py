@@ -21,10 +21,9 @@ pytest.register_assert_rewrite(
 
 CUDA = bool(fs.info()["cuda"]["devices"])
 
-# Without PyTorch or Transformers there is nothing to compare with, nothing is drawn without
-# matplotlib or logged without the loggers' packages, there is no BPE without tokenizers, no file of
-# GGUF without gguf, and kernels of a GPU need one (or the emulated
-# build): those tests are absent, not skipped.
+# Without PyTorch or Transformers there is nothing to compare with, other packages are what a part
+# of flatstep is for, and kernels of a GPU need one (or the emulated build): those tests are absent,
+# not skipped.
 collect_ignore_glob = []
 if importlib.util.find_spec("torch") is None:
     collect_ignore_glob.append("parity/*")

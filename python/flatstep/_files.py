@@ -57,18 +57,17 @@ def write_json(path, value):
 
 @contextlib.contextmanager
 def write_whole(path):
-    """A binary file to write to, which gets its name when it is on the disk; else there is none."""
+    """A NewFile that gets its name once it is on the disk; a crash leaves the file before."""
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with open(temporary, "wb") as file:
+        with NewFile(temporary) as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
         os.replace(temporary, path)
         sync(path.parent)
     except BaseException:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
         raise
 
 

@@ -32,7 +32,7 @@ from .run_folder import (
     read_vocabulary,
     write_config,
     write_vocabulary,
-)
+)  # fmt: skip
 from .screens import first_screen, last_screen, resume_line, time_line
 from .steps import do_steps
 from .trainer import Trainer
@@ -75,14 +75,11 @@ def start(given, files=(), *, out=None, quiet=False, val_files=()):
     if trainer.config.init_from:
         # From now on the run needs the other folder no more.
         trainer.save(run, files=_stored_beside(trainer))
-    if not quiet:
-        for line in weights:
-            print(line)
-    return _train(trainer, run, needed, quiet)
+    return _train(trainer, run, needed, quiet, weights)
 
 
 def _new_trainer(given, files, val_files):
-    """(Trainer at step 0, MemoryNeeded, the lines that --init-from adds to the first screen)."""
+    """(Trainer at step 0, MemoryNeeded, [a line of the first screen] with --init-from, else [])."""
     initial = load_initial(given)
     config = make_config(given | initial.options)
     require_logger(config.log)
@@ -208,13 +205,16 @@ def _compare_data(run, corpus, entries):
     raise InputError(f"{run}: {what} is not what the run began with: {how}")
 
 
-def _train(trainer, run, needed, quiet):
-    """From where the trainer stands to the end of the run, or to a signal."""
+def _train(trainer, run, needed, quiet, before=()):
+    """From where the trainer stands to the end of the run, or to a signal.
+
+    before: lines to be shown above the first screen.
+    """
     began, first_step = time.perf_counter(), trainer.step
     with StopSignals() as stop:
         try:
             if not quiet:
-                print(first_screen(trainer, run, needed), flush=True)
+                print(*before, first_screen(trainer, run, needed), sep="\n", flush=True)
                 print(time_line(trainer, estimate_seconds(trainer, stop)), flush=True)
             val_loss = do_steps(trainer, run, _stored_beside(trainer), quiet, stop)
             outcome = _outcome(trainer, run, val_loss, stop)

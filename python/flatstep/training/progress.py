@@ -11,7 +11,7 @@ import time
 
 from tqdm import tqdm
 
-from .._files import NewFile
+from .._files import write_whole
 from ..errors import RunFailed
 
 
@@ -186,15 +186,8 @@ def _keep_lines_until(path, step):
                 kept.append(line + "\n")
         except (ValueError, TypeError, KeyError):
             continue  # cut short by a crash
-    temporary = path.with_name(".metrics.jsonl.tmp")
-    try:
-        with NewFile(temporary) as file:
-            file.write("".join(kept).encode())
-        os.replace(temporary, path)
-    except OSError:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise
+    with write_whole(path) as file:
+        file.write("".join(kept).encode())
 
 
 class Stopped(Exception):

@@ -1,14 +1,12 @@
 """The folder of a run: made once, with config.toml, which is replaced as a whole."""
 
-import contextlib
-import os
 import re
 import tomllib
 from dataclasses import fields
 from pathlib import Path
 
 from .. import __version__
-from .._files import NewFile, sync
+from .._files import write_whole
 from ..data.vocabulary import load_vocabulary
 from ..errors import InputError, RunFailed
 from .config import make_config
@@ -51,15 +49,10 @@ def write_file(path, content):
 
     Raises RunFailed naming the file if the disk refuses.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
     try:
-        with NewFile(temporary) as file:
+        with write_whole(path) as file:
             file.write(content)
-        os.replace(temporary, path)
-        sync(path.parent)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
         raise RunFailed(f"{path}: cannot be written: {error.strerror}") from error
 
 

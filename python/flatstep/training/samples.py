@@ -23,14 +23,10 @@ def sample_length(trainer, most):
 def draw_sample(trainer, count, stop):
     """Text of `count` tokens, the same for the same parameters. Raises Stopped on a signal."""
     start = b"" if trainer.corpus.files else b"def "  # the library's own text is Python
+    vocabulary, seed = trainer.corpus.vocabulary, trainer.config.seed
     pieces = []
     for piece in stream_text(
-        trainer.model,
-        trainer.corpus.vocabulary,
-        start,
-        count,
-        temperature=TEMPERATURE,
-        seed=trainer.config.seed,
+        trainer.model, vocabulary, start, count, temperature=TEMPERATURE, seed=seed
     ):
         stop.check()
         pieces.append(piece)
