@@ -17,9 +17,9 @@ from flatstep.cli import COMMANDS
 from flatstep.data.vocabulary import ByteVocabulary
 from flatstep.training.config import make_config
 from flatstep.training.options import SCHEDULES, TrainConfig
+from flatstep.training.parts import make_schedule
 from flatstep.training.run_folder import read_config, write_config
 from flatstep.training.sampling import _decoded
-from flatstep.training.trainer import make_schedule
 
 TINY = [
     "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--batch-size", "4",

@@ -11,9 +11,9 @@ from flatstep.errors import InputError
 from flatstep.training.config import make_config
 from flatstep.training.config_file import combine, read_config_file
 from flatstep.training.options import SCHEDULES, TrainConfig
+from flatstep.training.parts import decaying_layout, make_schedule
 from flatstep.training.presets import PRESETS
 from flatstep.training.run_folder import write_config
-from flatstep.training.trainer import decaying_layout, make_schedule
 
 
 def write(path, text):

@@ -15,8 +15,9 @@ from flatstep.data.tokens import Tokens
 from flatstep.errors import InputError
 from flatstep.training import estimate, loop, memory
 from flatstep.training.config import make_config
+from flatstep.training.parts import model_shape
 from flatstep.training.progress import StopSignals
-from flatstep.training.trainer import Trainer, model_shape
+from flatstep.training.trainer import Trainer
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ def measure(config, vocab_size, seconds):
 
 
 def _check_memory(config, vocab_size):
-    from ..training.trainer import model_shape
+    from ..training.parts import model_shape
 
     plan = flatstep.plan(
         model_shape(config, vocab_size),
@@ -139,7 +139,7 @@ def _optimizer(config, seconds, roof):
     """Norm, clipping, update and zeroing of one flat float32 buffer."""
     import numpy as np
 
-    from ..training.trainer import make_flat_optimizer
+    from ..training.parts import make_flat_optimizer
 
     params, grads = (np.full(PARAMETERS, 0.5, np.float32) for _ in range(2))
     optimizer = make_flat_optimizer(config, params)
@@ -162,7 +162,7 @@ def _step(config, vocab_size, seconds):
     """Forward, backward and update of the model on random tokens."""
     import numpy as np
 
-    from ..training.trainer import make_optimizer, model_shape
+    from ..training.parts import make_optimizer, model_shape
 
     model = flatstep.GPT(model_shape(config, vocab_size), recompute=config.recompute)
     optimizer = make_optimizer(config, model)

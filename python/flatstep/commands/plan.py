@@ -34,7 +34,7 @@ def run(arguments):
     """Prints the plan. Raises InputError."""
     from ..training.config import make_config
     from ..training.memory import plan_run
-    from ..training.trainer import model_shape
+    from ..training.parts import model_shape
 
     config, vocab_size = make_config(given_options(arguments)), arguments.vocab_size
     if not 1 <= vocab_size < 2**31:

@@ -4,7 +4,6 @@ What a step computes depends only on the configuration, the text and the number 
 a run that was stopped and resumed ends with the same bits as one that was not.
 """
 
-import contextlib
 import dataclasses
 import shlex
 import signal
@@ -16,7 +15,7 @@ from pathlib import Path
 import flatstep
 
 from ..data.corpus import load_corpus
-from ..errors import InputError, RunFailed
+from ..errors import InputError
 from .checkpoint import list_checkpoints
 from .config import make_config
 from .estimate import estimate_seconds
@@ -24,8 +23,8 @@ from .initial import fill_again, load_initial
 from .loggers import require_logger
 from .memory import require_memory
 from .options import TrainConfig, option_name
+from .parts import model_shape
 from .progress import Stopped, StopSignals, warn
-from .recorder import Recorder
 from .run_folder import (
     config_text,
     create_run_folder,
@@ -34,11 +33,10 @@ from .run_folder import (
     write_config,
     write_vocabulary,
 )  # fmt: skip
-from .samples import draw_sample, sample_length
 from .screens import first_screen, last_screen, resume_line, time_line
-from .trainer import StepRefused, Trainer, model_shape
+from .steps import do_steps
+from .trainer import Trainer
 
-SAMPLE_TOKENS = 200
 MAY_DIFFER_ON_RESUME = {f.name for f in dataclasses.fields(TrainConfig) if f.metadata.get("free")}
 
 
@@ -84,6 +82,7 @@ def _new_trainer(given, files, val_files):
     """(Trainer at step 0, MemoryNeeded, [a line of the first screen] with --init-from, else [])."""
     initial = load_initial(given)
     config = make_config(given | initial.options)
+    require_logger(config.log)
     corpus = _load(config, files, val_files, initial.vocabulary_for(files, config))
     config = _with_vocabulary(config, corpus.vocabulary)
     trainer, needed = _make_trainer(config, corpus, freed=initial.bytes)
@@ -103,6 +102,7 @@ def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     run = Path(run)
     stored, entries = read_config(run)
     config = _resumed_config(stored, given or {})
+    require_logger(config.log)
     vocabulary = read_vocabulary(run, config)
     corpus = load_stored(run, config, entries, vocabulary, files, val_files)
     config = _with_vocabulary(config, vocabulary)
@@ -121,11 +121,10 @@ def resume(run, given=None, files=(), *, quiet=False, val_files=()):
 
 
 def _make_trainer(config, corpus, **memory):
-    """(Trainer, MemoryNeeded), once it is known that memory and packages are there.
+    """(Trainer, MemoryNeeded), once it is known that the memory is there.
 
     memory: keyword arguments of require_memory.
     """
-    require_logger(config.log)
     needed = require_memory(config, model_shape(config, corpus.vocabulary.size), **memory)
     return Trainer(config, corpus), needed
 
@@ -217,7 +216,7 @@ def _train(trainer, run, needed, quiet, before=()):
             if not quiet:
                 print(*before, first_screen(trainer, run, needed), sep="\n", flush=True)
                 print(time_line(trainer, estimate_seconds(trainer, stop)), flush=True)
-            val_loss = _steps(trainer, run, quiet, stop)
+            val_loss = do_steps(trainer, run, _stored_beside(trainer), quiet, stop)
             outcome = _outcome(trainer, run, val_loss, stop)
             if not quiet:
                 seconds = time.perf_counter() - began
@@ -247,100 +246,3 @@ def _stopped(trainer, run, number):
         file=sys.stderr,
     )
     return Outcome(run, trainer.step, signal=number, best=trainer.best)
-
-
-def _steps(trainer, run, quiet, stop):
-    """Steps to the end of the run, saving; returns the newest validation loss. Raises Stopped."""
-    val_loss = None
-    with contextlib.closing(Recorder(trainer, run, quiet)) as recorder:
-        while not (stop.received or trainer.done):
-            metrics, better = _next(trainer, run, recorder, stop), False
-            if metrics is not None:
-                val_loss, better = _finish_step(trainer, metrics, val_loss, recorder, stop)
-            if (metrics and _due_to_save(trainer)) or better:
-                _save(trainer, run, recorder)
-        if stop.received:
-            _save_if_new(trainer, run, recorder)
-    stop.check()
-    return val_loss
-
-
-def _save(trainer, run, recorder):
-    recorder.sync()
-    trainer.save(run, files=_stored_beside(trainer))
-    recorder.saved = trainer.position
-
-
-def _save_if_new(trainer, run, recorder):
-    if recorder.saved != trainer.position:
-        _save(trainer, run, recorder)
-
-
-def _due_to_save(trainer):
-    return trainer.done or _due(trainer.step, trainer.config.save_every)
-
-
-def _due(step, every):
-    return every > 0 and step % every == 0
-
-
-def _next(trainer, run, recorder, stop):
-    """The metrics of the step that is to be finished: of a new one, or of one whose validation a
-    signal broke off; None if a batch was left out."""
-    if trainer.unfinished is not None:
-        return trainer.unfinished
-    try:
-        metrics, note = trainer.try_step()
-    except StepRefused as refused:
-        raise _refused(trainer, run, recorder, refused) from refused
-    if metrics is None:
-        _report_skip(trainer, note)
-    elif note is not None:
-        warn(f"step {trainer.step}: {note}")
-    return metrics
-
-
-def _refused(trainer, run, recorder, refused):
-    """Saves the step before one that the configuration does not let pass; the error to raise."""
-    where = "before the first step"
-    if trainer.step:
-        _save_if_new(trainer, run, recorder)
-        where = f"step {trainer.step} is saved"
-    return RunFailed(
-        f"{refused}; {where}; to go on without that batch: flatstep train --resume "
-        f"{shlex.quote(str(run))} {refused.option} skip"
-    )
-
-
-def _report_skip(trainer, reason):
-    text, skips = f"step {trainer.step + 1} left out: {reason}", trainer.skips_in_a_row
-    if skips >= trainer.config.max_skips:
-        raise RunFailed(f"{text}; {skips} in a row, so the run stops; a lower --lr may help")
-    warn(text)
-
-
-def _finish_step(trainer, metrics, val_loss, recorder, stop):
-    """Validates, samples and records a step: (newest validation loss, whether it is a new best
-    that --keep-best wants saved).
-
-    If a signal comes first, all of it is left for the resumed run, which does it at this step.
-    """
-    config, step, sample = trainer.config, trainer.step, None
-    validated = step == config.steps or _due(step, config.eval_every)
-    try:
-        if validated:
-            recorder.progress.busy("validating")
-            val_loss = trainer.evaluate(trainer.corpus.validation, stop)
-        if _due(step, config.sample_every):
-            recorder.progress.busy("sampling")
-            sample = draw_sample(trainer, max(1, sample_length(trainer, SAMPLE_TOKENS)), stop)
-    except Stopped:
-        trainer.unfinished = metrics
-        recorder.step(metrics)
-        return val_loss, False
-    trainer.unfinished, better = None, False
-    if validated:
-        metrics = metrics | {"val_loss": val_loss}
-        better = trainer.note_validation(val_loss) and config.keep_best
-    recorder.step(metrics, trainer.best, sample)
-    return val_loss, better

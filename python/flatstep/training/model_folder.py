@@ -11,9 +11,9 @@ from ..data.vocabulary import TOKENIZER, VOCABULARY, IdVocabulary, load_vocabula
 from ..errors import CheckpointError, InputError
 from .checkpoint import find_checkpoint, load_checkpoint, load_newest
 from .manifest import MANIFEST, STATE
+from .parts import make_model
 from .progress import warn
 from .run_folder import read_config, read_vocabulary
-from .trainer import make_model
 
 VOCABULARY_FILES = (VOCABULARY, TOKENIZER)
 HUGGING_FACE, RUN = "config.json", "config.toml"

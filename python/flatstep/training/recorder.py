@@ -9,15 +9,16 @@ from .samples import SamplesFile
 class Recorder:
     """metrics.jsonl, the bar, samples.txt, the logger and the picture of a run.
 
-    saved: where the trainer stood at the newest checkpoint; at the start there is nothing to save.
+    beside: {name: bytes} that each checkpoint holds besides. saved: where the trainer stood at the
+    newest checkpoint; at the start there is nothing to save.
     What earlier parts of the run recorded beyond the trainer's step is removed. A step whose
     validation was broken off counts as not recorded yet.
     """
 
-    def __init__(self, trainer, run, quiet):
+    def __init__(self, trainer, run, beside, quiet):
         config = trainer.config
         recorded = trainer.step - (trainer.unfinished is not None)
-        self.saved = trainer.position
+        self.saved, self.beside = trainer.position, beside
         self.metrics = MetricsFile(run / "metrics.jsonl", recorded)
         self.samples = SamplesFile(run / "samples.txt", recorded)
         self.logger = Logger(config.log, run, config, recorded)

@@ -57,7 +57,7 @@ def write_file(path, content):
 
 
 def write_vocabulary(run, vocabulary):
-    """Writes the files of a vocabulary to a run, each whole or not at all."""
+    """Writes the files of a vocabulary to a run; see write_file."""
     for name, content in vocabulary.files().items():
         write_file(Path(run, name), content)
 
