@@ -12,15 +12,14 @@ from .progress import warn
 
 def require_logger(kind):
     """Raises InputError, with the command that installs it, if the package of --log is missing."""
-    module = _KINDS[kind].module if kind != "none" else None
-    if module is not None:
-        try:
-            importlib.import_module(module)
-        except ImportError as error:
-            raise InputError(
-                f"--log {kind}: the package {module} is missing ({error}): "
-                f"pip install 'flatstep[{kind}]'"
-            ) from error
+    if kind == "none":
+        return
+    try:
+        importlib.import_module(kind)
+    except ImportError as error:
+        raise InputError(
+            f"--log {kind}: the package {kind} is missing ({error}): pip install 'flatstep[{kind}]'"
+        ) from error
 
 
 class Logger:
@@ -61,8 +60,6 @@ class Logger:
 class _TensorBoard:
     """Event files in RUN/tensorboard; `tensorboard --logdir RUN` shows them."""
 
-    module = None
-
     def __init__(self, run, config, step):
         self.file = EventFile(run / "tensorboard", step + 1)
         lines = (f"{name} = {value!r}" for name, value in asdict(config).items())
@@ -81,8 +78,6 @@ class _TensorBoard:
 
 class _Wandb:
     """A run of Weights & Biases, named after the folder; WANDB_* variables steer it as always."""
-
-    module = "wandb"
 
     def __init__(self, run, config, step):
         import wandb

@@ -22,7 +22,7 @@ def make_schedule(config):
     return make(config.lr, config.warmup, config.steps, min_lr=config.min_lr, **own)
 
 
-def model_shape(config, vocab_size=256):
+def model_shape(config, vocab_size):
     """The flatstep.GPTConfig of a TrainConfig."""
     return flatstep.GPTConfig(
         vocab_size=vocab_size,
@@ -34,7 +34,7 @@ def model_shape(config, vocab_size=256):
     )
 
 
-def make_model(config, vocab_size=256):
+def make_model(config, vocab_size):
     """The flatstep.GPT of a TrainConfig, with its first weights. Raises InputError."""
     shape = model_shape(config, vocab_size)
     try:
