@@ -1,112 +1,10 @@
 #include "cpu/gemm.h"
 
-#include <algorithm>
-
-#include "cpu/isa.h"
+#include "cpu/gemm_blocking.h"
 #include "cpu/parallel.h"
 
 namespace flatstep::cpu {
 namespace {
-
-// Packed at a time: what fits the caches of a few cores and a bounded workspace. Of A and B
-// together at most this many floats, or these rows and columns of the least depth.
-constexpr std::int64_t kPackedFloats = 1 << 20;
-constexpr std::int64_t kPackedRows = 2304;
-constexpr std::int64_t kPackedColumns = 3072;
-// Of panels that one task computes, at most; a fixed number, so tiles do not depend on the thread
-// count. Small products are cut finer, until there are enough tasks.
-constexpr std::int64_t kTileRowPanels = 8;
-constexpr std::int64_t kTileColumnPanels = 8;
-constexpr std::int64_t kEnoughTasks = 40;
-// Panels that one task packs.
-constexpr std::int64_t kPackPanels = 8;
-// The kernel reads rows of A where they are. Where it would walk along rows of B, or of a
-// transposed A, it does so only for small matrices: the others are not kept by the nearest caches.
-constexpr std::int64_t kSmallFloats = 1 << 14;
-
-std::int64_t round_up(std::int64_t value, std::int64_t multiple) {
-  return (value + multiple - 1) / multiple * multiple;
-}
-
-std::int64_t round_down(std::int64_t value, std::int64_t multiple) {
-  return std::max(value / multiple, std::int64_t{1}) * multiple;
-}
-
-std::int64_t blocks(std::int64_t size, std::int64_t block) { return (size + block - 1) / block; }
-
-// A stretch of rows, of columns or of k.
-struct Range {
-  std::int64_t begin, size;
-};
-
-Range sub_range(const Range& range, std::int64_t index, std::int64_t stretch) {
-  const std::int64_t offset = index * stretch;
-  return {range.begin + offset, std::min(stretch, range.size - offset)};
-}
-
-// How much of a product is worked on at a time.
-struct Blocking {
-  bool pack_a, pack_b;
-  std::int64_t rows, columns, depth;
-
-  Blocking(std::int64_t m, std::int64_t n, std::int64_t k, bool packs_a, bool packs_b)
-      : pack_a(packs_a), pack_b(packs_b), rows(m), columns(n), depth(k) {
-    const std::int64_t step = kernels().gemm_depth;
-    if (pack_a) rows = std::min(m, kPackedRows);
-    if (pack_b && pack_a) columns = std::min(n, kPackedColumns);
-    if (pack_b && !pack_a) {  // few visits of C: rather a large depth than many columns
-      depth = std::min(k, 4 * step);
-      const std::int64_t tile = kTileColumnPanels * kernels().gemm_columns;
-      columns = std::min(n, round_down(kPackedFloats / depth, tile));
-    }
-    const std::int64_t packed = packed_rows() + packed_columns();
-    if (packed > 0) depth = std::min(depth, round_down(kPackedFloats / packed, step));
-  }
-
-  std::int64_t packed_rows() const { return pack_a ? round_up(rows, kernels().gemm_rows) : 0; }
-  std::int64_t packed_columns() const {
-    return pack_b ? round_up(columns, kernels().gemm_columns) : 0;
-  }
-};
-
-// At least what any product of at most this size packs at a time, whichever of A and B it packs.
-std::int64_t most_packed_floats(std::int64_t m, std::int64_t n, std::int64_t k) {
-  const KernelTable& table = kernels();
-  const std::int64_t whole = (round_up(m, table.gemm_rows) + round_up(n, table.gemm_columns)) * k;
-  const std::int64_t least = (round_up(std::min(m, kPackedRows), table.gemm_rows) +
-                              round_up(std::min(n, kPackedColumns), table.gemm_columns)) *
-                             std::min(k, table.gemm_depth);
-  return std::max(least, std::min(kPackedFloats, whole));
-}
-
-bool needs_packing_a(const Gemm& call) {
-  return call.type_a != DType::f32 || (call.transpose_a && call.m * call.k > kSmallFloats);
-}
-
-// The kernel reads whole panels of B, so an incomplete one is packed. A few rows of C are not worth
-// the packing.
-bool needs_packing_b(const Gemm& call) {
-  if (call.type_b != DType::f32 || call.transpose_b || call.n % kernels().gemm_columns != 0) {
-    return true;
-  }
-  return call.k * call.n > kSmallFloats && call.m > 2 * kernels().gemm_rows;
-}
-
-struct TileShape {
-  std::int64_t rows, columns;
-
-  TileShape(std::int64_t m, std::int64_t n) {
-    const std::int64_t row = kernels().gemm_rows, column = kernels().gemm_columns;
-    std::int64_t row_panels = kTileRowPanels, column_panels = kTileColumnPanels;
-    const auto tasks = [&] {
-      return blocks(m, row_panels * row) * blocks(n, column_panels * column);
-    };
-    while (row_panels > 2 && tasks() < kEnoughTasks) row_panels /= 2;
-    while (column_panels > 1 && tasks() < kEnoughTasks) column_panels /= 2;
-    rows = row_panels * row;
-    columns = column_panels * column;
-  }
-};
 
 GemmOperand operand_a(const Gemm& call, const float* packed, std::int64_t row, const Range& depth) {
   if (packed != nullptr) return {packed, depth.size, kernels().gemm_rows, false};
@@ -220,6 +118,45 @@ void multiply_few_rows(const Gemm& call, float* workspace, const GemmFinish& fin
   });
 }
 
+// C over `rows` += one stretch of k.
+void multiply_stripes(const Gemm& call, const Stripes& stripes, const Range& rows,
+                      const Range& depth, float* packed_a, const GemmFinish& finish) {
+  const KernelTable& table = kernels();
+  pack_block(call, rows, {0, 0}, depth, packed_a, nullptr);
+  float* packed = packed_a + round_up(rows.size, table.gemm_rows) * depth.size;
+  const std::int64_t step = table.gemm_depth;
+  const std::int64_t most =
+      std::min(depth.size, round_down(stripes.floats / stripes.columns, step));
+  const std::int64_t tile_rows = TileShape(call.m, call.n).rows;
+  const Range all_columns{0, call.n};
+  parallel_for(blocks(call.n, stripes.columns), [&](std::int64_t task, int worker) {
+    const Range column = sub_range(all_columns, task, stripes.columns);
+    float* packed_b = packed + worker * stripes.floats;
+    for (std::int64_t p = 0; p < depth.size; p += most) {
+      const Range part{depth.begin + p, std::min(most, depth.size - p)};
+      const bool last = part.begin + part.size == call.k;
+      table.gemm_pack_b(call, column.begin, column.size, part.begin, part.size, packed_b);
+      for (std::int64_t i = 0; i < blocks(rows.size, tile_rows); ++i) {
+        const Range row = sub_range(rows, i, tile_rows);
+        const float* a = packed_a + (row.begin - rows.begin) * depth.size + p * table.gemm_rows;
+        multiply_tile(call,
+                      {row.begin,
+                       row.size,
+                       column.begin,
+                       column.size,
+                       0,
+                       {a, depth.size, table.gemm_rows, false},
+                       operand_b(call, packed_b, column.begin, part),
+                       false},
+                      part);
+        if (last && finish.function != nullptr) {
+          finish.function(finish.context, {row.begin, row.size, column.begin, column.size});
+        }
+      }
+    }
+  });
+}
+
 }  // namespace
 
 std::size_t gemm_workspace_floats(std::int64_t m, std::int64_t n, std::int64_t k) {
@@ -236,10 +173,19 @@ void gemm(const Gemm& call, float* workspace, const GemmFinish& finish) {
     multiply_few_rows(call, workspace, finish);
     return;
   }
+  const Range all_rows{0, call.m}, all_columns{0, call.n}, all_depth{0, call.k};
+  if (const Stripes stripes(call); pack_a && pack_b && stripes.columns > 0) {
+    for (std::int64_t i = 0; i < blocks(call.m, stripes.rows); ++i) {
+      for (std::int64_t p = 0; p < blocks(call.k, stripes.depth); ++p) {
+        multiply_stripes(call, stripes, sub_range(all_rows, i, stripes.rows),
+                         sub_range(all_depth, p, stripes.depth), workspace, finish);
+      }
+    }
+    return;
+  }
   const Blocking block(call.m, call.n, call.k, pack_a, pack_b);
   float* packed_a = block.pack_a ? workspace : nullptr;
   float* packed_b = block.pack_b ? workspace + block.packed_rows() * block.depth : nullptr;
-  const Range all_rows{0, call.m}, all_columns{0, call.n}, all_depth{0, call.k};
   for (std::int64_t j = 0; j < blocks(call.n, block.columns); ++j) {
     for (std::int64_t i = 0; i < blocks(call.m, block.rows); ++i) {
       for (std::int64_t p = 0; p < blocks(call.k, block.depth); ++p) {

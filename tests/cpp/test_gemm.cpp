@@ -119,10 +119,13 @@ int main() {
   }
   for (const bool ta : {false, true}) {
     for (const bool tb : {false, true}) {
-      run({1, 96, 40, ta, tb, false, true});     // one row: B is not packed
-      run({60, 64, 96, ta, tb, true, false});    // small: nothing is packed that need not be
-      run({60, 640, 96, ta, tb, false, true});   // each task packs its columns of B
-      run({530, 96, 1100, ta, tb, true, true});  // more rows than that, more than one block of k
+      run({1, 96, 40, ta, tb, false, true});      // one row: B is not packed
+      run({60, 64, 96, ta, tb, true, false});     // small: nothing is packed that need not be
+      run({60, 640, 96, ta, tb, false, true});    // each task packs its columns of B
+      run({530, 96, 1100, ta, tb, true, true});   // more rows than that, more than one block of k
+      run({100, 300, 700, ta, tb, false, true});  // a transposed A in the second-level cache
+      run({250, 1290, 2150, ta, tb, true,
+           true});  // wide and deep: tasks pack columns, k by stretches
       check_regions(530, 300, ta, tb);
       check_regions(60, 640, ta, tb);
     }
