@@ -114,7 +114,7 @@ class TrainConfig:
         free=True,
     )
     spike_threshold: float = _watch(
-        8.0, "how many standard deviations are far", above=0.0, free=True
+        16.0, "how many standard deviations are far", above=0.0, free=True
     )
     eval_every: int = _watch(
         250, "steps between validations, 0 only at the end", least=0, free=True
