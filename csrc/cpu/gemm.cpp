@@ -78,10 +78,15 @@ void multiply_block(const Gemm& call, const Range& rows, const Range& columns, c
 // second-level cache.
 constexpr std::int64_t kFewRows = 512;
 
+// Deeper products have long tasks: few, wide ones read B in longer stretches, and one step of k at
+// a time, which leaves room for A in that cache.
+constexpr std::int64_t kDeep = 4096;
+
 std::int64_t few_rows_columns(const Gemm& call) {
   const std::int64_t panel = kernels().gemm_columns;
+  const std::int64_t enough = call.k > kDeep ? 2 * worker_count() : kEnoughTasks;
   std::int64_t panels = kTileColumnPanels / 2;
-  while (panels > 1 && blocks(call.n, panels * panel) < kEnoughTasks) panels /= 2;
+  while (panels > 1 && blocks(call.n, panels * panel) < enough) panels /= 2;
   return panels * panel;
 }
 
@@ -90,7 +95,7 @@ std::int64_t few_rows_depth(const Gemm& call) {
   const std::int64_t step = std::min(call.k, kernels().gemm_depth);
   const std::int64_t room =
       most_packed_floats(call.m, call.n, call.k) / worker_count() / few_rows_columns(call);
-  return std::min(call.k, room / step * step);
+  return std::min(call.k > kDeep ? step : call.k, room / step * step);
 }
 
 void multiply_few_rows(const Gemm& call, float* workspace, const GemmFinish& finish) {

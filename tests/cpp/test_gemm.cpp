@@ -124,6 +124,7 @@ int main() {
       run({60, 640, 96, ta, tb, false, true});    // each task packs its columns of B
       run({530, 96, 1100, ta, tb, true, true});   // more rows than that, more than one block of k
       run({100, 300, 700, ta, tb, false, true});  // a transposed A in the second-level cache
+      run({40, 150, 4500, ta, tb, true, false});  // few rows, deep
       run({250, 1290, 2150, ta, tb, true,
            true});  // wide and deep: tasks pack columns, k by stretches
       check_regions(530, 300, ta, tb);
