@@ -1,4 +1,4 @@
-// Blocks of 4 x 4 floats, transposed in registers. Included only by files that are compiled once
+// Square blocks of floats, transposed in registers. Included only by files that are compiled once
 // per instruction set.
 #pragma once
 
@@ -34,6 +34,52 @@ inline void transpose_four(const float* from, std::int64_t from_step, float* to,
 }
 
 #undef FLATSTEP_SHUFFLE
+
+// Exchanges the blocks of kHalf x kHalf beside the diagonals of all blocks of 2 kHalf x 2 kHalf.
+template <int kHalf>
+inline __attribute__((always_inline)) void exchange_blocks(Vector<float> (&row)[kLanesOf<float>]) {
+  constexpr int kLanes = kLanesOf<float>;
+#if !defined(__clang__)
+  typedef int Indices __attribute__((vector_size(kVectorBytes)));
+  Indices upper, lower;  // they count through both rows
+  for (int j = 0; j < kLanes; ++j) {
+    upper[j] = j & kHalf ? kLanes + (j ^ kHalf) : j;
+    lower[j] = j & kHalf ? kLanes + j : j ^ kHalf;
+  }
+#endif
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) {
+    if (i & kHalf) continue;
+    const Vector<float> a = row[i], b = row[i | kHalf];
+#if defined(__clang__)
+    for (int j = 0; j < kLanes; ++j) {
+      if (j & kHalf) {
+        row[i][j] = b[j ^ kHalf];
+      } else {
+        row[i | kHalf][j] = a[j ^ kHalf];
+      }
+    }
+#else
+    row[i] = __builtin_shuffle(a, b, upper);
+    row[i | kHalf] = __builtin_shuffle(a, b, lower);
+#endif
+  }
+}
+
+// The same for as many rows and columns as a vector has lanes (Eklundh 1972).
+inline void transpose_vectors(const float* from, std::int64_t from_step, float* to,
+                              std::int64_t to_step) {
+  constexpr int kLanes = kLanesOf<float>;
+  Vector<float> row[kLanes];
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) row[i] = load_vector(from + i * from_step);
+  if constexpr (kLanes >= 16) exchange_blocks<8>(row);
+  if constexpr (kLanes >= 8) exchange_blocks<4>(row);
+  exchange_blocks<2>(row);
+  exchange_blocks<1>(row);
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) store_vector(to + i * to_step, row[i]);
+}
 
 }  // namespace
 }  // namespace flatstep::cpu::FLATSTEP_ISA
