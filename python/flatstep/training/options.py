@@ -128,7 +128,8 @@ class TrainConfig:
     sample_every: int = _watch(0, "steps between samples, 0 only at the end", least=0, free=True)
     log: str = _watch(
         "none",
-        "besides metrics.jsonl: TensorBoard's files, or Weights & Biases (extra [wandb])",
+        "besides metrics.jsonl: TensorBoard's files (extra [tensorboard]), or Weights & Biases "
+        "(extra [wandb])",
         choices=("none", "tensorboard", "wandb"),
         free=True,
     )
