@@ -172,10 +172,10 @@ BAD_CALLS = [
     (("sample", "missing"), "missing: no such folder"),
     (("sample",), "RUN"),
     (("sample", "full", "--tokens", "0"), "--tokens must be from 1"),
-    (("sample", "full", "--temperature", "nan"), "--temperature must be from 0"),
+    (("sample", "full", "--temperature", "nan"), "--temperature must be 0 or a finite number"),
     (("sample", "full", "--top-k", "0"), "--top-k must be from 1"),
-    (("sample", "full", "--top-p", "1.5"), "--top-p must be from 0.0 to 1"),
-    (("sample", "full", "--top-p", "nan"), "--top-p must be from 0.0 to 1"),
+    (("sample", "full", "--top-p", "1.5"), "--top-p must be from 0 to 1"),
+    (("sample", "full", "--top-p", "nan"), "--top-p must be from 0 to 1"),
 ]  # fmt: skip
 
 

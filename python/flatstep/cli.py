@@ -5,6 +5,7 @@ Exit codes: 0; 1 the run failed; 2 the call was wrong (options, files, run folde
 """
 
 import argparse
+import errno
 import os
 import re
 import sys
@@ -19,6 +20,10 @@ from .errors import InputError
 from .training.config import nearest
 
 COMMANDS = (train, prepare, sample, evaluate, export, plot, plan, bench, info)
+_WRONG_PATH = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ELOOP,
+}  # fmt: skip
 EXAMPLES = """examples:
   flatstep train                  train a small model on Python's own library
   flatstep prepare docs/ --out data/docs --vocab bpe   tokens, made once for many runs
@@ -91,9 +96,17 @@ def make_parser():
     return parser
 
 
+def _parse(parser, arguments):
+    parsed, extras = parser.parse_known_args(arguments)
+    if extras:  # they were left over by the command, whose help and options count
+        commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(extras)}")
+    return parsed
+
+
 def main(arguments=None):
     """Runs one command and returns its exit code; arguments default to sys.argv[1:]."""
-    arguments = make_parser().parse_args(arguments)
+    arguments = _parse(make_parser(), arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a sample may hold what no terminal can show
@@ -112,12 +125,19 @@ def main(arguments=None):
         if arguments.debug:
             traceback.print_exc()
         _complain(_describe(error))
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if _is_wrong_call(error) else 1
+
+
+def _is_wrong_call(error):
+    # A command that reads names its file itself; what is left are folders that cannot be searched.
+    return isinstance(error, InputError) or getattr(error, "errno", None) in _WRONG_PATH
 
 
 def _describe(error):
     if isinstance(error, MemoryError):
         return "out of memory: a smaller model or --batch-size, or --recompute, is needed"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     known = (InputError, OSError, RuntimeError, ValueError)
     text = str(error) if isinstance(error, known) else f"{type(error).__name__}: {error}"
     return text if str(error) else type(error).__name__

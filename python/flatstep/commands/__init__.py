@@ -9,6 +9,14 @@ from dataclasses import fields
 from ..training.options import DERIVED, TrainConfig, option_name
 
 
+def path_name(text):
+    """A name on the command line; an empty one, as an unset variable of a shell gives, would else
+    be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
+
+
 def add_command(commands, name, run, summary, examples):
     """The parser of one command, which `commands` (an argparse action) gets. `run` returns its exit
     code."""
@@ -25,6 +33,7 @@ def add_model(parser):
     """The arguments that name a trained model: RUN and --checkpoint."""
     parser.add_argument(
         "folder",
+        type=path_name,
         metavar="RUN",
         help="the folder of a run, of one of its checkpoints, or of a Hugging Face GPT-2",
     )
@@ -57,7 +66,7 @@ def _add_option(parser, item):
         return
     parser.add_argument(
         option_name(item.name),
-        type=item.type,
+        type=path_name if item.type is str else item.type,
         choices=item.metadata.get("choices"),
         metavar=None if "choices" in item.metadata else item.type.__name__.upper(),
         **common,

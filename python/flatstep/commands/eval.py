@@ -6,7 +6,8 @@ import sys
 import time
 
 from ..errors import InputError
-from . import add_command, add_model
+from ..training.options import MOST_THREADS
+from . import add_command, add_model, path_name
 
 EXAMPLES = """examples:
   flatstep eval runs/001                         the run's validation text, all of it
@@ -24,7 +25,11 @@ def add(commands):
     parser = add_command(commands, "eval", run, summary, EXAMPLES)
     add_model(parser)
     parser.add_argument(
-        "files", nargs="*", metavar="FILES", help="all of their text [the run's validation text]"
+        "files",
+        nargs="*",
+        type=path_name,
+        metavar="FILES",
+        help="all of their text [the run's validation text]",
     )
     parser.add_argument(
         "--stride", type=int, metavar="N", help="tokens between windows [the model's context]"
@@ -72,11 +77,12 @@ def run(arguments):
 
 
 def _check(arguments):
-    for name, value, least in (
-        ("--batch-size", arguments.batch_size, 1), ("--threads", arguments.threads, 0),
-    ):  # fmt: skip
-        if value is not None and not least <= value < 2**31:
-            raise InputError(f"{name} must be from {least} to {2**31 - 1}, got {value}")
+    for name, value, least, most in (
+        ("--batch-size", arguments.batch_size, 1, 2**31 - 1),
+        ("--threads", arguments.threads, 0, MOST_THREADS),
+    ):
+        if value is not None and not least <= value <= most:
+            raise InputError(f"{name} must be from {least} to {most:,}, got {value}")
 
 
 def _bar(batches):

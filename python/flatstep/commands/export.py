@@ -1,6 +1,6 @@
 """`flatstep export`: a trained model for other programs."""
 
-from . import add_command, add_model
+from . import add_command, add_model, path_name
 
 EXAMPLES = """examples:
   flatstep export runs/001 --out my-model           a folder that transformers loads
@@ -17,7 +17,11 @@ def add(commands):
     parser = add_command(commands, "export", run, summary, EXAMPLES)
     add_model(parser)
     parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="new or empty; or a new file NAME.gguf"
+        "--out",
+        required=True,
+        type=path_name,
+        metavar="FOLDER",
+        help="new or empty; or a new file NAME.gguf",
     )
     parser.add_argument(
         "--format",

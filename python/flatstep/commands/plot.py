@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from ..errors import InputError
-from . import add_command
+from . import add_command, path_name
 
 EXAMPLES = """examples:
   flatstep plot runs/001                    writes runs/001/loss.png
@@ -16,16 +16,17 @@ def add(commands):
     """Adds the command's parser."""
     summary = "Draw a run's loss, learning rate and gradient norm."
     parser = add_command(commands, "plot", run, summary, EXAMPLES)
-    parser.add_argument("folder", metavar="RUN", help="the folder of a run")
-    parser.add_argument("--out", metavar="FILE", help="the picture [RUN/loss.png]")
+    parser.add_argument("folder", type=path_name, metavar="RUN", help="the folder of a run")
+    parser.add_argument("--out", type=path_name, metavar="FILE", help="the picture [RUN/loss.png]")
 
 
 def run(arguments):
     """Writes the picture and says where. Raises InputError."""
     from ..training.loss_plot import draw_figures, read_figures
-    from ..training.run_folder import read_config
+    from ..training.run_folder import read_config, refuse_checkpoint
 
     run = Path(arguments.folder)
+    refuse_checkpoint(run, "a picture is drawn of its run")
     read_config(run)
     figures = read_figures(run / "metrics.jsonl")
     if not figures["step"]:
@@ -35,6 +36,7 @@ def run(arguments):
         draw_figures(figures, out)
     except (OSError, ValueError) as error:
         # matplotlib's ValueError: a format that it does not know.
-        raise InputError(f"--out {out}: {' '.join(str(error).split())}") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"--out {out}: {reason}") from error
     print(out)
     return 0

@@ -1,6 +1,6 @@
 """`flatstep sample`: text from a trained model."""
 
-import sys
+import math
 
 from ..errors import InputError
 from . import add_command, add_model
@@ -59,13 +59,16 @@ def run(arguments):
 
 
 def _check_sampling(arguments):
+    if not 0 <= arguments.temperature < math.inf:
+        raise InputError(
+            f"--temperature must be 0 or a finite number above, got {arguments.temperature}"
+        )
     limits = [
         ("--tokens", arguments.tokens, 1, 2**31 - 1),
-        ("--temperature", arguments.temperature, 0.0, sys.float_info.max),
-        ("--top-p", 1.0 if arguments.top_p is None else arguments.top_p, 0.0, 1.0),
+        ("--top-p", 1.0 if arguments.top_p is None else arguments.top_p, 0, 1),
         ("--top-k", 1 if arguments.top_k is None else arguments.top_k, 1, 2**31 - 1),
         ("--seed", arguments.seed, 0, 2**63 - 1),
     ]
     for name, value, least, most in limits:
         if not least <= value <= most:
-            raise InputError(f"{name} must be from {least} to {most:g}, got {value}")
+            raise InputError(f"{name} must be from {least} to {most:,}, got {value}")

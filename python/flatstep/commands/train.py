@@ -2,7 +2,7 @@
 
 from ..errors import InputError
 from ..training.presets import PRESETS
-from . import add_command, add_options, given_options
+from . import add_command, add_options, given_options, path_name
 
 EXAMPLES = """examples:
   flatstep train                          Python's own library, a small model, a minute or two
@@ -31,17 +31,20 @@ def add(commands):
     parser.add_argument(
         "files",
         nargs="*",
+        type=path_name,
         metavar="FILES",
         help="text files and folders, .jsonl, .bin, "
         "or a folder from flatstep prepare [Python's own library]",
     )
     parser.add_argument(
-        "--val", nargs="+", default=[], metavar="FILES",
+        "--val", nargs="+", default=[], type=path_name, metavar="FILES",
         help="what to validate with [a part of FILES]",
     )  # fmt: skip
-    parser.add_argument("--out", metavar="RUN", help="folder of the new run [the next runs/NNN]")
-    parser.add_argument("--resume", metavar="RUN", help="go on with this run")
-    parser.add_argument("--config", metavar="FILE", help="options from a TOML file")
+    parser.add_argument(
+        "--out", type=path_name, metavar="RUN", help="folder of the new run [the next runs/NNN]"
+    )
+    parser.add_argument("--resume", type=path_name, metavar="RUN", help="go on with this run")
+    parser.add_argument("--config", type=path_name, metavar="FILE", help="options from a TOML file")
     parser.add_argument(
         "--preset", metavar="NAME", help=f"a known-good shape: {', '.join(PRESETS)}"
     )

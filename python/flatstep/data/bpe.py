@@ -124,6 +124,11 @@ class BpeVocabulary(Vocabulary):
     def files(self):
         return {TOKENIZER: self._text}
 
+    def meaning(self):
+        # As this version of `tokenizers` writes it: others leave out defaults, or list merges
+        # in another notation.
+        return {TOKENIZER: json.loads(self.tokenizer.to_str())}
+
 
 class _TextDecoder:
     """Text of tokens whose bytes are not known: the difference that each makes to the whole."""
@@ -182,8 +187,10 @@ def train_bpe(texts, size=0):
             f"{END_OF_TEXT}), got {size}"
         )
     tokenizer = _byte_level(package, package.models.BPE())
+    texts = list(texts)
     trainer = package.trainers.BpeTrainer(
-        vocab_size=size,
+        # It takes memory for as many as are asked for; a merge takes a byte of text at least.
+        vocab_size=min(size, LEAST_SIZE + sum(map(len, texts))),
         special_tokens=[END_OF_TEXT],
         initial_alphabet=package.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

@@ -124,9 +124,14 @@ def write_prepared(folder, corpus, format, version):
 
 def check_new_folder(folder):
     """Raises InputError unless a folder is empty, or new and can be made."""
-    place = Path(os.path.abspath(folder))
-    if os.path.isdir(place) and os.listdir(place):
+    if os.path.isdir(folder) and os.listdir(folder):
         raise InputError(f"--out {folder}: the folder is not empty; choose another")
+    check_place(folder)
+
+
+def check_place(folder):
+    """Raises InputError unless a folder can be made, or written to if it is there."""
+    place = Path(os.path.abspath(folder))
     while not os.path.exists(place):
         place = place.parent
     if not os.path.isdir(place):

@@ -26,10 +26,12 @@ from .options import TrainConfig, option_name
 from .parts import model_shape
 from .progress import Stopped, StopSignals, warn
 from .run_folder import (
+    check_run_folder,
     config_text,
     create_run_folder,
     read_config,
     read_vocabulary,
+    refuse_checkpoint,
     write_config,
     write_vocabulary,
 )  # fmt: skip
@@ -68,6 +70,7 @@ def start(given, files=(), *, out=None, quiet=False, val_files=()):
     quiet: show warnings only.
     Raises InputError before anything is written, RunFailed after.
     """
+    check_run_folder(out)  # before the work
     trainer, needed, weights = _new_trainer(given, files, val_files)
     run = create_run_folder(out)
     write_vocabulary(run, trainer.corpus.vocabulary)
@@ -100,6 +103,7 @@ def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     Raises InputError if an option, the text or the checkpoints do not fit; RunFailed as `start`.
     """
     run = Path(run)
+    refuse_checkpoint(run, "--init-from begins a new run with it, --resume goes on with its run")
     stored, entries = read_config(run)
     config = _resumed_config(stored, given or {})
     require_logger(config.log)

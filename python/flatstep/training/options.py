@@ -11,6 +11,7 @@ SCHEDULES = (
 DECAYING = (
     "warmup_linear", "warmup_cosine", "polynomial", "wsd", "one_cycle", "cosine_restarts",
 )  # fmt: skip
+MOST_THREADS, _MOST_LAYERS = 4096, 10_000
 VOCABULARIES = ("auto", "byte", "char", "bpe", "ids")
 
 
@@ -39,7 +40,11 @@ class TrainConfig:
     seed: int = _batch(0, "of the weights, the data's order, dropout", least=0, most=2**63 - 1)
     device: str = _batch("cpu", "where to compute")
     threads: int = _batch(
-        0, "CPU threads, 0 for all; they never change the result", least=0, free=True
+        0,
+        "CPU threads, 0 for all; they never change the result",
+        least=0,
+        most=MOST_THREADS,
+        free=True,
     )
     vocab: str = _text(
         "auto",
@@ -64,7 +69,7 @@ class TrainConfig:
         "start from the weights of a Hugging Face GPT-2 folder, a run or a checkpoint, whose shape "
         "and vocabulary the run then has [new weights]",
     )
-    n_layer: int = _model(4, "Transformer blocks", least=1)
+    n_layer: int = _model(4, "Transformer blocks", least=1, most=_MOST_LAYERS)
     n_head: int = _model(4, "attention heads", least=1)
     n_embd: int = _model(128, "width, a multiple of --n-head", least=1)
     block_size: int = _model(64, "tokens the model sees at once", least=1)

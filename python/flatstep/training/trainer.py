@@ -213,12 +213,12 @@ class Trainer:
     def save(self, run, *, files=None):
         """Writes a checkpoint of this step, unless it is not finite (RunFailed).
 
-        files: {name: bytes} stored beside it. That of the best validation is kept besides.
+        files: {name: bytes} stored beside it. --keep and --keep-best tell which others stay.
         """
         self.check_finite()
-        keep = self.config.keep
+        kept = {"keep": self.config.keep, "keep_best": self.config.keep_best}
         try:
-            save_checkpoint(run, self.model, self.optimizer, self._state(), files=files, keep=keep)
+            save_checkpoint(run, self.model, self.optimizer, self._state(), files=files, **kept)
         except OSError as error:
             raise RunFailed(f"{run}: the checkpoint cannot be written: {error}") from error
 
