@@ -5,6 +5,7 @@ Exit codes: 0; 1 the run failed; 2 the call was wrong (options, files, run folde
 """
 
 import argparse
+import contextlib
 import errno
 import os
 import re
@@ -75,7 +76,8 @@ class _PrintCMakeRoot(argparse.Action):
 
 def _complain(message):
     # An error is one line, whatever the text of an exception was.
-    print("flatstep: error: " + " ".join(str(message).split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody can read it; the exit code tells
+        print("flatstep: error: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def make_parser():
@@ -106,6 +108,7 @@ def _parse(parser, arguments):
 
 def main(arguments=None):
     """Runs one command and returns its exit code; arguments default to sys.argv[1:]."""
+    _open_closed_streams()
     arguments = _parse(make_parser(), arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
@@ -126,6 +129,17 @@ def main(arguments=None):
             traceback.print_exc()
         _complain(_describe(error))
         return 2 if _is_wrong_call(error) else 1
+
+
+def _open_closed_streams():
+    """Gives a process without stdout or stderr (`>&-`) a place to print to; else the next file that
+    is opened would be it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
 
 
 def _is_wrong_call(error):

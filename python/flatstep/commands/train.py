@@ -20,7 +20,7 @@ Presets:
 
 A configuration file is TOML, one line for each option (n_layer = 6), and may have files = [...] and
 preset = "..."; the config.toml of a run is one.
-Ctrl-C finishes the step and saves a checkpoint (exit code 130; SIGTERM: 143)."""
+Ctrl-C finishes the pass and saves a checkpoint (exit code 130; SIGTERM: 143)."""
 
 
 def add(commands):

@@ -2,6 +2,7 @@
 `tokenizers` (extra [bpe])."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -197,8 +198,26 @@ def train_bpe(texts, size=0):
     )
     cut = where_to_cut(json.loads(tokenizer.to_str()))
     pieces = (str(piece, "utf-8") for text in texts for piece in pieces_of(text, cut))
-    tokenizer.train_from_iterator(pieces, trainer=trainer)
+    _apart(lambda: tokenizer.train_from_iterator(pieces, trainer=trainer))
     return BpeVocabulary(tokenizer.to_str(pretty=True).encode())
+
+
+def _apart(work):
+    """Does long work of the package in a thread: it would hold up a Ctrl-C to its end."""
+    failed = []
+
+    def guarded():
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    # A daemon, so that the process can end while it is at work.
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _byte_level(package, model):

@@ -101,6 +101,7 @@ def write_prepared(folder, corpus, format, version):
         "split": corpus.split, "file_format": format,
     }  # fmt: skip
     check_new_folder(folder)
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, tokens in zip(PARTS, (corpus.train, corpus.validation), strict=True):
@@ -118,6 +119,8 @@ def write_prepared(folder, corpus, format, version):
     except BaseException:
         for path in reversed(written):
             path.unlink(missing_ok=True)
+        if new and folder.is_dir():
+            folder.rmdir()
         raise
     return written
 
