@@ -5,6 +5,7 @@ import os
 import pytest
 
 from flatstep.cli import main
+from flatstep.training.run_folder import only_process
 
 TINY = [
     "--steps", "2", "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16",
@@ -155,3 +156,17 @@ def test_a_preset_gives_way_to_what_is_typed(folder):
     for number, more in enumerate((["--lr", "1e-5"], ["--schedule", "constant"])):
         call = ["train", "text.txt", "--preset", "char-cpu", *TINY, *more]
         assert main([*call, "--out", str(folder / f"preset-{number}")]) == 0
+
+
+def test_two_processes_do_not_train_in_one_folder(folder, capsys):
+    before = content(folder / "run")
+    with only_process(folder / "run"):
+        line = refused(capsys, "train", "--resume", "run", "--steps", 4)
+        assert "run: another process is training in this folder" in line
+    assert content(folder / "run") == before
+    (folder / "empty").mkdir()
+    with only_process(folder / "empty"):  # it has begun, but written nothing yet
+        line = refused(capsys, "train", "text.txt", *TINY, "--out", "empty")
+        assert "empty: another process is training in this folder" in line
+    assert os.listdir("empty") == []
+    assert main(["train", "text.txt", *TINY, "--out", "empty"]) == 0

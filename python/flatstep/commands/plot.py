@@ -34,6 +34,8 @@ def run(arguments):
     out = Path(arguments.out or run / "loss.png")
     try:
         draw_figures(figures, out)
+    except InputError:  # matplotlib is missing
+        raise
     except (OSError, ValueError) as error:
         # matplotlib's ValueError: a format that it does not know.
         reason = getattr(error, "strerror", None) or " ".join(str(error).split())

@@ -73,7 +73,9 @@ def export_model(model, vocabulary, out, *, format="huggingface", dtype="f32", o
         else:
             _rename(temporary / GGUF if as_file else temporary, out)
     except OSError as error:
-        raise RunFailed(f"--out {out}: cannot be written: {error.strerror}") from error
+        # NumPy raises one that has words only.
+        reason = error.strerror or error
+        raise RunFailed(f"--out {out}: cannot be written: {reason}") from error
     finally:
         _remove(temporary)
     return Exported(out, (out.name,) if as_file else tuple(names), bool(tokenizer))

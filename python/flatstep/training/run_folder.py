@@ -1,5 +1,6 @@
 """The folder of a run: made once, with config.toml, which is replaced as a whole."""
 
+import contextlib
 import os
 import re
 import tomllib
@@ -154,6 +155,29 @@ def create_run_folder(out=None):
         return run
     except OSError as error:
         raise InputError(f"--out {out or 'runs'}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def only_process(run):
+    """A context in which no other process trains in the folder of a run. Raises InputError if one
+    does."""
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        _lock(run, descriptor)
+        yield
+    finally:
+        os.close(descriptor)  # which also gives the lock back, as the end of the process does
+
+
+def _lock(run, descriptor):
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{run}: another process is training in this folder") from error
+    except (ImportError, OSError):
+        return  # a system, or a network's disk, without locks
 
 
 def _next_numbered(parent):
