@@ -1,10 +1,12 @@
 """Calls that a stranger makes: each ends in one line that names the culprit, or it works."""
 
+import argparse
 import os
+import shlex
 
 import pytest
 
-from flatstep.cli import main
+from flatstep.cli import main, make_parser
 from flatstep.training.run_folder import only_process
 
 TINY = [
@@ -170,3 +172,29 @@ def test_two_processes_do_not_train_in_one_folder(folder, capsys):
         assert "empty: another process is training in this folder" in line
     assert os.listdir("empty") == []
     assert main(["train", "text.txt", *TINY, "--out", "empty"]) == 0
+
+
+def test_every_example_of_the_help_parses():
+    """As it stands, with its comment."""
+    parser = make_parser()
+    (commands,) = (a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    found = []
+    for help_text in (parser.epilog, *(own.epilog for own in commands.choices.values())):
+        for line in help_text.splitlines():
+            if line.startswith("  flatstep "):
+                words = shlex.split(line, comments=True)[1:]
+                found.append(parser.parse_args(words).command)
+    assert set(found) == set(commands.choices) and len(found) > 30
+
+
+def test_a_preset_can_be_planned(capsys):
+    assert main(["plan", "--preset", "gpt2", "--vocab-size", "50257", "--batch-size", "4"]) == 0
+    out = capsys.readouterr().out
+    assert "124,439,808 parameters" in out and "batch      4 x 1024 tokens" in out
+    assert "did you mean 'gpt2'?" in refused(capsys, "plan", "--preset", "gtp2")
+
+
+@pytest.mark.parametrize("option", ["--lr", "--weight-decay", "--eps"])
+def test_a_number_that_float32_does_not_have(capsys, option):
+    line = refused(capsys, "train", "text.txt", *TINY, "--out", "new", option, "1e308")
+    assert f"{option} must be at most 1e+30, got 1e+308" in line and not os.path.exists("new")

@@ -26,15 +26,15 @@ _WRONG_PATH = {
     errno.ELOOP,
 }  # fmt: skip
 EXAMPLES = """examples:
-  flatstep train                  train a small model on Python's own library
-  flatstep prepare docs/ --out data/docs --vocab bpe   tokens, made once for many runs
-  flatstep sample runs/001        text from that run
-  flatstep eval runs/001          its loss, perplexity and bits per byte
-  flatstep export runs/001 --out my-model   for transformers, or llama.cpp
-  flatstep plot runs/001          its loss as a picture
-  flatstep plan --batch-size 32   the memory that training would take
-  flatstep bench                  how fast this machine trains
-  flatstep info                   what this build can do
+  flatstep train                # train a small model on Python's own library
+  flatstep prepare docs/ --out data/docs --vocab bpe  # tokens, made once for many runs
+  flatstep sample runs/001      # text from that run
+  flatstep eval runs/001        # its loss, perplexity and bits per byte
+  flatstep export runs/001 --out my-model  # for transformers, or llama.cpp
+  flatstep plot runs/001        # its loss as a picture
+  flatstep plan --batch-size 32  # the memory that training would take
+  flatstep bench                # how fast this machine trains
+  flatstep info                 # what this build can do
   cmake -Dflatstep_ROOT="$(flatstep --cmake-root)" ..
 
 Exit codes: 0; 1 the run failed; 2 the call was wrong; 130, 143 stopped by SIGINT, SIGTERM."""

@@ -30,12 +30,14 @@ def add(commands):
     """Adds the command's parser."""
     summary = "Measure the training step on this machine."
     parser = add_command(commands, "bench", run, summary, EXAMPLES)
-    parser.add_argument("--vocab-size", type=int, default=256, metavar="INT", help="tokens [256]")
+    parser.add_argument(
+        "--vocab-size", type=int, default=256, metavar="INT", help="of the text [256]"
+    )
     parser.add_argument("--preset", metavar="NAME", help="the shape of a preset of flatstep train")
     parser.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="for each measurement [2]"
     )
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_options(parser, OPTIONS)
 
 

@@ -10,9 +10,9 @@ from ..training.options import MOST_THREADS
 from . import add_command, add_model, path_name
 
 EXAMPLES = """examples:
-  flatstep eval runs/001                         the run's validation text, all of it
+  flatstep eval runs/001                       # the run's validation text, all of it
   flatstep eval runs/001 other.txt docs/ --json
-  flatstep eval gpt2/ book.txt --stride 512      a Hugging Face folder, more context a token
+  flatstep eval gpt2/ book.txt --stride 512    # a Hugging Face folder, more context a token
 
 Each token but the first is predicted once, from the tokens before it in its window. Windows are as
 long as the model's context and lie side by side; with --stride N they begin N tokens apart, and
@@ -29,7 +29,7 @@ def add(commands):
         nargs="*",
         type=path_name,
         metavar="FILES",
-        help="all of their text [the run's validation text]",
+        help="the text to measure on, all of it [the run's validation text]",
     )
     parser.add_argument(
         "--stride", type=int, metavar="N", help="tokens between windows [the model's context]"
@@ -40,8 +40,10 @@ def add(commands):
     parser.add_argument(
         "--text-field", metavar="KEY", help="the key of .jsonl files [the run's, else text]"
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 for all [0]")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="CPU threads, 0 for all [0]"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments):

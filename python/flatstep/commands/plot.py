@@ -6,8 +6,8 @@ from ..errors import InputError
 from . import add_command, path_name
 
 EXAMPLES = """examples:
-  flatstep plot runs/001                    writes runs/001/loss.png
-  flatstep plot runs/001 --out curve.svg    in the format of the suffix
+  flatstep plot runs/001                  # writes runs/001/loss.png
+  flatstep plot runs/001 --out curve.svg  # in the format of the suffix
 
 Needs matplotlib: pip install 'flatstep[plot]'. It can be done while the run goes on."""
 

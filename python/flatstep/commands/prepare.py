@@ -10,7 +10,7 @@ from . import add_command, add_options, given_options, path_name
 EXAMPLES = """examples:
   flatstep prepare docs/ --out data/docs --vocab bpe --vocab-size 8192
   flatstep prepare stories.jsonl --text-field story --out data/stories --vocab char
-  flatstep train data/docs   trains on what was prepared
+  flatstep train data/docs  # trains on what was prepared
 
 The folder gets train.bin, val.bin, the vocabulary, and data.json with counts and checksums."""
 OPTIONS = (
@@ -30,14 +30,18 @@ def add(commands):
         help="text files and folders, .jsonl, .bin",
     )
     parser.add_argument(
-        "--out", required=True, type=path_name, metavar="FOLDER", help="new or empty"
+        "--out",
+        required=True,
+        type=path_name,
+        metavar="FOLDER",
+        help="folder to write, new or empty",
     )
     parser.add_argument(
         "--val", nargs="+", default=[], type=path_name, metavar="FILES",
         help="what to validate with [a part of FILES]",
     )  # fmt: skip
     parser.add_argument(
-        "--format", choices=("llm.c", "nanogpt"), default="llm.c", help="of the .bin [llm.c]"
+        "--format", choices=("llm.c", "nanogpt"), default="llm.c", help="of the .bin files [llm.c]"
     )
     add_options(parser, OPTIONS)
 

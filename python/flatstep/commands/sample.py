@@ -9,7 +9,7 @@ EXAMPLES = """examples:
   flatstep sample runs/001 --prompt 'def main(' --tokens 500
   flatstep sample runs/001 --temperature 0.5 --seed 7
   flatstep sample runs/001 --temperature 1 --top-p 0.9 --checkpoint last
-  flatstep sample gpt2/ --prompt 'Once'   a Hugging Face folder
+  flatstep sample gpt2/ --prompt 'Once'  # a Hugging Face folder
 
 The text appears as it is made."""
 
@@ -24,7 +24,9 @@ def add(commands):
         default="",
         help="how the text begins; token numbers for a model of ids [a new text or line]",
     )
-    parser.add_argument("--tokens", type=int, default=400, metavar="N", help="how many [400]")
+    parser.add_argument(
+        "--tokens", type=int, default=400, metavar="N", help="how many to add to the prompt [400]"
+    )
     parser.add_argument(
         "--temperature", type=float, default=0.8, help="below 1 safer, above 1 wilder [0.8]"
     )

@@ -5,15 +5,15 @@ from ..training.presets import PRESETS
 from . import add_command, add_options, given_options, path_name
 
 EXAMPLES = """examples:
-  flatstep train                          Python's own library, a small model, a minute or two
-  flatstep train notes.txt --steps 5000   a text file
+  flatstep train                        # Python's own library, a small model, a minute or two
+  flatstep train notes.txt --steps 5000  # a text file
   flatstep train docs/ --out runs/docs --n-layer 6 --n-head 6 --n-embd 384 --block-size 256
-  flatstep train a.jsonl --val b.jsonl --vocab char   lines of JSON, text to validate of its own
-  flatstep train fineweb_*.bin --vocab-size 50257     tokens of llm.c or nanoGPT, where they lie
-  flatstep train --resume runs/docs       go on where a run stopped
+  flatstep train a.jsonl --val b.jsonl --vocab char  # lines of JSON, text to validate of its own
+  flatstep train fineweb_*.bin --vocab-size 50257   # tokens of llm.c or nanoGPT, where they lie
+  flatstep train --resume runs/docs     # go on where a run stopped
   flatstep train play.txt --preset char-cpu --steps 3000
-  flatstep train --config my.toml --lr 1e-3   a file of options; what is typed stands before it
-  flatstep train notes.txt --init-from gpt2/ --preset finetune   on with a Hugging Face GPT-2
+  flatstep train --config my.toml --lr 1e-3  # a file of options; what is typed stands before it
+  flatstep train notes.txt --init-from gpt2/ --preset finetune  # on with a Hugging Face GPT-2
 
 Presets:
 {presets}
