@@ -3,6 +3,7 @@
 import argparse
 import os
 import shlex
+import shutil
 
 import pytest
 
@@ -198,3 +199,10 @@ def test_a_preset_can_be_planned(capsys):
 def test_a_number_that_float32_does_not_have(capsys, option):
     line = refused(capsys, "train", "text.txt", *TINY, "--out", "new", option, "1e308")
     assert f"{option} must be at most 1e+30, got 1e+308" in line and not os.path.exists("new")
+
+
+def test_a_best_checkpoint_without_another_is_refused_in_one_line(folder, capsys):
+    shutil.copytree(folder / "run", folder / "torn")
+    path = folder / "torn/checkpoints/step-2/model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert "step-2/model.safetensors: 1,000 bytes instead of" in refused(capsys, "sample", "torn")

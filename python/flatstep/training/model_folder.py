@@ -89,8 +89,9 @@ def _load_best_or_newest(run, model):
     try:
         return load_checkpoint(path, model)
     except CheckpointError as error:
+        state = load_newest(run, model, warn=warn)[1]  # which may be the same, and refused
         warn(f"{error}; this was the best checkpoint, the newest is used instead")
-        return load_newest(run, model, warn=warn)[1]
+        return state
 
 
 def _load_checkpoint(path):
