@@ -77,6 +77,8 @@ def test_the_first_call_is_not_counted():
         (["--seconds", "nan"], "--seconds must be above 0"),
         (["--vocab-size", "0"], "--vocab-size must be from 1"),
         (["--preset", "gtp2"], "did you mean 'gpt2'?"),
+        (["--threads", "5000"], "--threads must be at most 4096"),
+        (["--n-embd", "1000000000", "--n-head", "1"], "no such model"),
         (["--n-head", "5"], "must be a multiple of --n-head"),
     ],
 )
@@ -89,4 +91,5 @@ def test_wrong_calls(capsys, call, message):
 def test_what_does_not_fit_is_refused(capsys):
     assert main(["bench", "--preset", "gpt2", "--batch-size", "10000000"]) == 2
     error = capsys.readouterr().err
-    assert "are to be had; a batch of up to" in error and error.count("\n") == 1
+    assert "are available; " in error and "the largest batch that fits is" in error
+    assert error.count("\n") == 1

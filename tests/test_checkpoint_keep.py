@@ -70,6 +70,8 @@ def test_the_best_stays_until_another_is(case):
     assert content(find_checkpoint(run, "best"))[0] == 5
     save(8, best=3, keep=1)  # which was never saved, or is gone
     assert names(run) == ["step-8"]
+    save(9, best=8, keep=1, keep_best=False)
+    assert names(run) == ["step-9"]
 
 
 def test_leftovers_are_swept_and_refused_ones_stay(case):

@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -172,10 +173,10 @@ BAD_CALLS = [
     (("sample", "missing"), "missing: no such folder"),
     (("sample",), "RUN"),
     (("sample", "full", "--tokens", "0"), "--tokens must be from 1"),
-    (("sample", "full", "--temperature", "nan"), "--temperature must be from 0"),
+    (("sample", "full", "--temperature", "nan"), "--temperature must be 0 or a finite number"),
     (("sample", "full", "--top-k", "0"), "--top-k must be from 1"),
-    (("sample", "full", "--top-p", "1.5"), "--top-p must be from 0.0 to 1"),
-    (("sample", "full", "--top-p", "nan"), "--top-p must be from 0.0 to 1"),
+    (("sample", "full", "--top-p", "1.5"), "--top-p must be from 0 to 1"),
+    (("sample", "full", "--top-p", "nan"), "--top-p must be from 0 to 1"),
 ]  # fmt: skip
 
 
@@ -365,3 +366,35 @@ def test_reader_that_goes_away_is_no_error(run):
     os.close(write)
     assert process.returncode == 141
     assert process.stderr == ""
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_may_be_closed(tmp_path, text, run, closed):
+    for number, (code, call) in enumerate(
+        [
+            (0, ["train", text, *TINY, "--steps", 2, "--out", tmp_path / "run"]),
+            (0, ["eval", run]),
+            (2, ["eval", "none"]),
+        ]
+    ):
+        shell = shlex.join([sys.executable, "-m", "flatstep", *map(str, call)])
+        done = subprocess.run(["sh", "-c", f"{shell} {closed}"], capture_output=True, text=True)
+        assert done.returncode == code, (number, done)
+        assert "AttributeError" not in done.stdout + done.stderr
+        if code:
+            assert done.stdout == ""
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [
+        "checkpoints", "config.toml", "metrics.jsonl", "vocabulary.json",
+    ]  # fmt: skip
+
+
+def test_a_reader_that_goes_does_not_end_a_run(tmp_path, text):
+    run = tmp_path / "run"
+    options = ["--steps", "20", "--out", run, "--on-spike", "warn"]
+    command = [sys.executable, "-m", "flatstep", "train", text, *TINY, *options]
+    process = subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    process.stderr.close()  # as `2>&1 | head` does
+    assert process.wait(timeout=60) == 0
+    assert steps_of(run) == list(range(1, 21)) and (run / "checkpoints/step-20").is_dir()

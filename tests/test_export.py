@@ -129,6 +129,31 @@ def test_a_failed_export_leaves_all_as_it_was(tmp_path, model, earlier, monkeypa
     assert not earlier or contents(out) == before
 
 
+def test_an_empty_folder_is_filled_where_it_lies(tmp_path, model, monkeypatch):
+    """It may be the working directory, or where a disk begins, which have no other name."""
+    monkeypatch.chdir(tmp_path)
+    identity = os.stat(".").st_ino
+    moved, real = [], os.rename
+
+    def rename(source, target):
+        moved.append(os.path.basename(target))
+        if failing:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "rename", rename)
+    failing = True
+    with pytest.raises(RunFailed, match="cannot be written: No space left"):
+        export_model(model, ByteVocabulary(), ".")
+    assert os.listdir(".") == []
+    failing, moved[:] = False, []
+    done = export_model(model, ByteVocabulary(), ".")
+    assert os.stat(".").st_ino == identity and sorted(os.listdir(".")) == list(done.files)
+    assert moved[-1] == "config.json"
+    with pytest.raises(InputError, match=r"--out \.: is the working directory, so it cannot be"):
+        export_model(model, ByteVocabulary(), ".", overwrite=True)
+
+
 def failing_replace(real, out):
     """os.replace that has no room for the last name, which is `out`."""
 

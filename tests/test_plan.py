@@ -201,3 +201,24 @@ def test_training_with_recompute(tmp_path):
     done = flatstep("train", "--resume", tmp_path / "again", "--no-recompute", "--steps", 7)
     assert done.returncode == 0, done.stderr
     assert "recompute = false" in (tmp_path / "again/config.toml").read_text()
+
+
+def test_the_largest_batch_is_past_a_drop_of_the_scratch():
+    """The head takes its rows in equal parts: one part more, and each takes less than before."""
+    plan, more = fs.plan(fs.GPTConfig(256, 16, 1, 2, 16), 1), 3840
+    assert plan.with_batch(more).total < plan.with_batch(more - 1).total
+    for available in (plan.with_batch(more).total, plan.with_batch(more - 1).total):
+        batch = plan.largest_batch(available)
+        assert batch >= more and plan.with_batch(batch).total <= available
+        assert all(plan.with_batch(batch + above).total > available for above in range(1, 2000, 7))
+
+
+def test_a_deep_model_is_planned_at_once(monkeypatch):
+    """Laying it out takes a while: once for all batches."""
+    from flatstep import _core
+
+    made = []
+    real = _core.Gpt
+    plan = fs.plan(SMALL, 1)
+    monkeypatch.setattr(_core, "Gpt", lambda **shape: made.append(shape) or real(**shape))
+    assert plan.largest_batch(10**9) > 1 and len(made) == 1

@@ -207,7 +207,7 @@ def test_a_disk_that_refuses_leaves_nothing(tmp_path, text, monkeypatch, name, e
         failing[0] = number
         with pytest.raises(OSError, match="No space left"):
             prepared(text, tmp_path / "data")
-        assert list((tmp_path / "data").iterdir()) == []
+        assert not (tmp_path / "data").exists()
     prepared(text, tmp_path / "data")
     assert read_prepared(tmp_path / "data").vocabulary.kind == "byte"
     with pytest.raises(InputError, match="data: the folder is not empty; choose another"):
@@ -253,3 +253,17 @@ def test_a_run_from_before_vocabularies_goes_on(tmp_path, text):
     start(given | {"steps": 6}, [text], out=whole, quiet=True)
     assert bits(run, 6) == bits(whole, 6)
     assert config_of(run)["vocab"] == "byte"
+
+
+def test_an_interrupted_call_leaves_no_folder(tmp_path, text, monkeypatch):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    corpus = load_corpus([str(text)], make_config({"block_size": 1}))
+    monkeypatch.setattr("flatstep.data.prepared.write_tokens", interrupted)
+    (tmp_path / "there").mkdir()
+    for folder in ("new", "there"):
+        with pytest.raises(KeyboardInterrupt):
+            write_prepared(tmp_path / folder, corpus, "llm.c", "0")
+    assert sorted(os.listdir(tmp_path)) == ["text.txt", "there"]
+    assert os.listdir(tmp_path / "there") == []

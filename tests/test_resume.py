@@ -72,7 +72,8 @@ def test_stopped_at_a_step_and_resumed_with_fewer_threads(
         run = memory_path / "stopped"
         stop_at(step)
         outcome = loop.start(given, [text], out=run, quiet=True)
-        assert (outcome.step, outcome.signal) == (step, signal.SIGTERM)
+        done = step - 1 if "grad_accum" in options else step  # between its passes
+        assert (outcome.step, outcome.signal) == (done, signal.SIGTERM)
         assert fs.get_num_threads() == 2
         assert loop.resume(run, {"threads": 1}, quiet=True).step == STEPS
         assert fs.get_num_threads() == 1

@@ -29,7 +29,7 @@ def text(tmp_path):
 
 def planned(**options):
     config = make_config(TINY | options)
-    return memory.plan_run(config, model_shape(config))
+    return memory.plan_run(config, model_shape(config, 256))
 
 
 def test_the_first_screen_says_what_is_taken_to_the_byte(tmp_path, text, capsys):

@@ -5,6 +5,8 @@ Exit codes: 0; 1 the run failed; 2 the call was wrong (options, files, run folde
 """
 
 import argparse
+import contextlib
+import errno
 import os
 import re
 import sys
@@ -19,16 +21,20 @@ from .errors import InputError
 from .training.config import nearest
 
 COMMANDS = (train, prepare, sample, evaluate, export, plot, plan, bench, info)
+_WRONG_PATH = {
+    errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG,
+    errno.ELOOP,
+}  # fmt: skip
 EXAMPLES = """examples:
-  flatstep train                  train a small model on Python's own library
-  flatstep prepare docs/ --out data/docs --vocab bpe   tokens, made once for many runs
-  flatstep sample runs/001        text from that run
-  flatstep eval runs/001          its loss, perplexity and bits per byte
-  flatstep export runs/001 --out my-model   for transformers, or llama.cpp
-  flatstep plot runs/001          its loss as a picture
-  flatstep plan --batch-size 32   the memory that training would take
-  flatstep bench                  how fast this machine trains
-  flatstep info                   what this build can do
+  flatstep train                # train a small model on Python's own library
+  flatstep prepare docs/ --out data/docs --vocab bpe  # tokens, made once for many runs
+  flatstep sample runs/001      # text from that run
+  flatstep eval runs/001        # its loss, perplexity and bits per byte
+  flatstep export runs/001 --out my-model  # for transformers, or llama.cpp
+  flatstep plot runs/001        # its loss as a picture
+  flatstep plan --batch-size 32  # the memory that training would take
+  flatstep bench                # how fast this machine trains
+  flatstep info                 # what this build can do
   cmake -Dflatstep_ROOT="$(flatstep --cmake-root)" ..
 
 Exit codes: 0; 1 the run failed; 2 the call was wrong; 130, 143 stopped by SIGINT, SIGTERM."""
@@ -70,7 +76,8 @@ class _PrintCMakeRoot(argparse.Action):
 
 def _complain(message):
     # An error is one line, whatever the text of an exception was.
-    print("flatstep: error: " + " ".join(str(message).split()), file=sys.stderr)
+    with contextlib.suppress(OSError):  # nobody can read it; the exit code tells
+        print("flatstep: error: " + " ".join(str(message).split()), file=sys.stderr)
 
 
 def make_parser():
@@ -91,9 +98,18 @@ def make_parser():
     return parser
 
 
+def _parse(parser, arguments):
+    parsed, extras = parser.parse_known_args(arguments)
+    if extras:  # they were left over by the command, whose help and options count
+        commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+        commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(extras)}")
+    return parsed
+
+
 def main(arguments=None):
     """Runs one command and returns its exit code; arguments default to sys.argv[1:]."""
-    arguments = make_parser().parse_args(arguments)
+    _open_closed_streams()
+    arguments = _parse(make_parser(), arguments)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a sample may hold what no terminal can show
@@ -112,12 +128,30 @@ def main(arguments=None):
         if arguments.debug:
             traceback.print_exc()
         _complain(_describe(error))
-        return 2 if isinstance(error, InputError) else 1
+        return 2 if _is_wrong_call(error) else 1
+
+
+def _open_closed_streams():
+    """Gives a process without stdout or stderr (`>&-`) a place to print to; else the next file that
+    is opened would be it."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w"))  # noqa: SIM115
+
+
+def _is_wrong_call(error):
+    # A command that reads names its file itself; what is left are folders that cannot be searched.
+    return isinstance(error, InputError) or getattr(error, "errno", None) in _WRONG_PATH
 
 
 def _describe(error):
     if isinstance(error, MemoryError):
         return "out of memory: a smaller model or --batch-size, or --recompute, is needed"
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     known = (InputError, OSError, RuntimeError, ValueError)
     text = str(error) if isinstance(error, known) else f"{type(error).__name__}: {error}"
     return text if str(error) else type(error).__name__

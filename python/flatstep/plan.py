@@ -9,6 +9,8 @@ from .gpt_config import GPTConfig
 _MOMENTS = {"adamw": 2, "adam": 2, "sgd": 1}
 _STATES = {"full": "full", "8bit": "8bit"}
 _LARGEST_BATCH = 2**31 - 1
+# The loss works on as many rows as 64 MB hold, or on 16 (csrc/gpt/workspace.cpp).
+_HEAD, _HEAD_ROWS = 64 << 20, 16
 
 
 @dataclass(frozen=True)
@@ -61,23 +63,40 @@ class Plan:
 
     def with_batch(self, batch):
         """The plan of the same run with another number of sequences in a batch."""
-        memory = _core.Gpt(**asdict(self.config)).memory(batch, self.length, self.recompute)
+        return self._with_batch(_core.Gpt(**asdict(self.config)), batch)
+
+    def _with_batch(self, core, batch):
+        memory = core.memory(batch, self.length, self.recompute)
         parts = {name: memory[name] for name in ("tokens", "activations", "buffers")}
         return replace(self, batch=batch, batch_bytes=16 * batch * self.length, **parts)
 
     def largest_batch(self, available):
         """The largest number of sequences in a batch whose total fits in ``available`` bytes,
         0 if none does."""
-        fits, above = 0, 1
-        while above <= _LARGEST_BATCH and self.with_batch(above).total <= available:
-            fits, above = above, 2 * above
-        while above - fits > 1:
-            middle = (fits + above) // 2
-            if self.with_batch(middle).total <= available:
-                fits = middle
-            else:
-                above = middle
-        return fits
+        core = _core.Gpt(**asdict(self.config))  # once: a deep model takes a while to lay out
+
+        def total(batch):
+            return self._with_batch(core, batch).total
+
+        # The total grows with the batch, but for the head, which takes its rows in equal parts: one
+        # part more, and each is smaller. What it takes at most, another batch can save.
+        saved = max(_HEAD, self._with_batch(core, -(-_HEAD_ROWS // self.length)).buffers)
+        batch = _last(_LARGEST_BATCH, lambda batch: total(batch) <= available + saved)
+        while batch and total(batch) > available:
+            batch -= 1
+        return batch
+
+
+def _last(most, holds):
+    """The last number up to `most` for which holds(number) is true, as for all before; or 0."""
+    last, above = 0, 1
+    while above <= most and holds(above):
+        last, above = above, 2 * above
+    above = min(above, most + 1)
+    while above - last > 1:
+        middle = (last + above) // 2
+        last, above = (middle, above) if holds(middle) else (last, middle)
+    return last
 
 
 def plan(

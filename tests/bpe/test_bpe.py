@@ -1,14 +1,17 @@
 """BPE vocabularies, trained and given; long texts in pieces; decoding token by token."""
 
+import hashlib
 import json
 import random
+import signal
+import time
 
 import numpy as np
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from flatstep.data import bpe
-from flatstep.data.bpe import BpeVocabulary, load_hugging_face_tokenizer, train_bpe
+from flatstep.data.bpe import BpeVocabulary, _apart, load_hugging_face_tokenizer, train_bpe
 from flatstep.data.bpe_pieces import _KNOWN, GPT2_CUT, SPACE_CUT, pieces_of, where_to_cut
 from flatstep.data.vocabulary import load_vocabulary
 from flatstep.errors import InputError
@@ -256,3 +259,25 @@ def test_a_damaged_file_is_refused_by_name(tmp_path, content):
 def test_a_tokenizer_without_tokens_is_refused():
     with pytest.raises(InputError, match="without any token"):
         BpeVocabulary(Tokenizer(models.BPE()).to_str().encode())
+
+
+def test_training_a_vocabulary_can_be_interrupted():
+    """The package does not look at signals."""
+
+    def interrupt(number, frame):
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        began = time.monotonic()
+        with pytest.raises(KeyboardInterrupt):
+            _apart(lambda: hashlib.pbkdf2_hmac("sha256", b"", b"", 4_000_000))
+        assert time.monotonic() - began < 0.5
+    finally:
+        signal.signal(signal.SIGALRM, before)
+
+
+def test_what_training_a_vocabulary_raises_arrives():
+    with pytest.raises(UnicodeDecodeError):
+        train_bpe([b"good ", b"\xff bad "])

@@ -112,3 +112,30 @@ def test_without_the_package_one_line_tells_what_to_install(tmp_path, text, monk
     for make in (lambda: load(text), lambda: BpeVocabulary(stored.files()["tokenizer.json"])):
         with pytest.raises(InputError, match=r"tokenizers: pip install 'flatstep\[bpe\]'"):
             make()
+
+
+def test_a_huge_size_is_what_the_text_has(tmp_path, text):
+    """The package takes memory for all that are asked for."""
+    most = load(text, vocab_size=2**31 - 1).vocabulary
+    assert 300 < most.size < 1000
+    assert most.files() == load(text, vocab_size=5000).vocabulary.files()
+
+
+def test_a_tokenizer_written_anew_is_the_same_vocabulary(tmp_path, text):
+    folder = tmp_path / "data"
+    options = ["--vocab", "bpe", "--vocab-size", "280"]
+    succeed("prepare", text, "--out", folder, *options)
+    succeed("train", text, "--steps", 2, "--out", tmp_path / "run", *options, *TINY)
+    path = tmp_path / "run/tokenizer.json"
+    tokenizer = json.loads(path.read_text())
+    # In another order, without its defaults, with merges as other versions have them.
+    tokenizer["model"]["merges"] = [" ".join(pair) for pair in tokenizer["model"]["merges"]]
+    del tokenizer["model"]["dropout"]
+    hugging_face = tmp_path / "hugging_face"
+    succeed("export", tmp_path / "run", "--out", hugging_face)
+    (hugging_face / "tokenizer.json").write_text(json.dumps(tokenizer, sort_keys=True))
+    call = ["train", folder, "--init-from", hugging_face, "--steps", 2, "--batch-size", 2]
+    succeed(*call, "--no-plot", "--quiet", "--out", tmp_path / "tuned")
+    tokenizer["model"]["merges"].pop()
+    (hugging_face / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert_refused("prepared with another vocabulary", *call, "--out", tmp_path / "other")

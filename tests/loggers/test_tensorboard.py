@@ -4,9 +4,9 @@ import json
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_train import TINY, stop_at
+from test_train import TINY, bits, stop_at
 
-from flatstep.training import loop
+from flatstep.training import event_file, loop
 
 NAMES = ("loss", "lr", "grad_norm", "tokens_per_second", "val_loss")
 
@@ -68,3 +68,18 @@ def test_a_resumed_run_shows_each_step_once(tmp_path, text, monkeypatch):
         loop.start(TINY | {"log": "tensorboard"}, [text], out=run, quiet=True)
     loop.resume(run, quiet=True)
     compare(run)
+
+
+@pytest.mark.needs("proc")
+def test_a_full_disk_ends_the_events_not_the_run(tmp_path, text, monkeypatch, capsys):
+    real = open
+    monkeypatch.setattr(
+        event_file, "open", lambda path, mode: real("/dev/full", "wb", 0), raising=False
+    )
+    given = TINY | {"log": "tensorboard"}
+    assert loop.start(given, [text], out=tmp_path / "run", quiet=True).step == 12
+    errors = capsys.readouterr().err
+    assert errors.startswith("flatstep: warning: --log tensorboard failed, the run goes on")
+    assert "No space left on device" in errors and errors.count("\n") == 1
+    loop.start(TINY, [text], out=tmp_path / "plain", quiet=True)
+    assert bits(tmp_path / "run") == bits(tmp_path / "plain")

@@ -6,7 +6,15 @@ A command's file imports what its work needs when it runs: the others start with
 import argparse
 from dataclasses import fields
 
-from ..training.options import DERIVED, TrainConfig, option_name
+from ..training.options import DERIVED, GROUPS, TrainConfig, option_name
+
+
+def path_name(text):
+    """A name on the command line; an empty one, as an unset variable of a shell gives, would else
+    be the working directory."""
+    if not text:
+        raise argparse.ArgumentTypeError("the name is empty")
+    return text
 
 
 def add_command(commands, name, run, summary, examples):
@@ -25,6 +33,7 @@ def add_model(parser):
     """The arguments that name a trained model: RUN and --checkpoint."""
     parser.add_argument(
         "folder",
+        type=path_name,
         metavar="RUN",
         help="the folder of a run, of one of its checkpoints, or of a Hugging Face GPT-2",
     )
@@ -38,13 +47,12 @@ def add_model(parser):
 
 def add_options(parser, names=None):
     """The fields of TrainConfig, or those among `names`, in groups."""
-    groups = {}
-    for item in fields(TrainConfig):
-        if names is None or item.name in names:
-            title = item.metadata["group"]
-            if title not in groups:
-                groups[title] = parser.add_argument_group(title)
-            _add_option(groups[title], item)
+    wanted = [item for item in fields(TrainConfig) if names is None or item.name in names]
+    for title in GROUPS:
+        own = [item for item in wanted if item.metadata["group"] == title]
+        group = parser.add_argument_group(title) if own else None
+        for item in own:
+            _add_option(group, item)
 
 
 def _add_option(parser, item):
@@ -52,16 +60,20 @@ def _add_option(parser, item):
     # Only what was typed arrives, so that --resume can tell it from a default.
     common = {"default": argparse.SUPPRESS, "help": item.metadata["help"] + default}
     if item.type is bool:
-        common["help"] = item.metadata["help"]
+        common["help"] = item.metadata["help"] + (" [yes]" if item.default else " [no]")
         parser.add_argument(option_name(item.name), action=argparse.BooleanOptionalAction, **common)
         return
     parser.add_argument(
         option_name(item.name),
-        type=item.type,
+        type=path_name if item.type is str else item.type,
         choices=item.metadata.get("choices"),
-        metavar=None if "choices" in item.metadata else item.type.__name__.upper(),
+        metavar=None if "choices" in item.metadata else _metavar(item),
         **common,
     )
+
+
+def _metavar(item):
+    return item.metadata.get("metavar", item.type.__name__.upper())
 
 
 def given_options(arguments):

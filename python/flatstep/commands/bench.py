@@ -30,12 +30,14 @@ def add(commands):
     """Adds the command's parser."""
     summary = "Measure the training step on this machine."
     parser = add_command(commands, "bench", run, summary, EXAMPLES)
-    parser.add_argument("--vocab-size", type=int, default=256, metavar="INT", help="tokens [256]")
+    parser.add_argument(
+        "--vocab-size", type=int, default=256, metavar="INT", help="of the text [256]"
+    )
     parser.add_argument("--preset", metavar="NAME", help="the shape of a preset of flatstep train")
     parser.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="for each measurement [2]"
     )
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
     add_options(parser, OPTIONS)
 
 
@@ -74,20 +76,15 @@ def measure(config, vocab_size, seconds):
 
 
 def _check_memory(config, vocab_size):
+    from ..training.memory import bytes_in_words, require_memory
     from ..training.parts import model_shape
 
-    plan = flatstep.plan(
-        model_shape(config, vocab_size),
-        config.batch_size,
-        optimizer=config.optimizer,
-        optimizer_state=config.optimizer_state,
-        recompute=config.recompute,
-    )
-    needed, available = max(plan.total, 16 * PARAMETERS), available_memory()
+    require_memory(config, model_shape(config, vocab_size))
+    needed, available = 16 * PARAMETERS, available_memory()
     if available is not None and needed > available:
         raise InputError(
-            f"the measurement takes {needed:,} bytes, {available:,} are to be had; "
-            f"a batch of up to {plan.largest_batch(available):,} fits"
+            f"the measurement takes {bytes_in_words(needed)}, and {bytes_in_words(available)} are "
+            "available"
         )
 
 

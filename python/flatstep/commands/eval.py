@@ -6,12 +6,13 @@ import sys
 import time
 
 from ..errors import InputError
-from . import add_command, add_model
+from ..training.options import MOST_THREADS
+from . import add_command, add_model, path_name
 
 EXAMPLES = """examples:
-  flatstep eval runs/001                         the run's validation text, all of it
+  flatstep eval runs/001                       # the run's validation text, all of it
   flatstep eval runs/001 other.txt docs/ --json
-  flatstep eval gpt2/ book.txt --stride 512      a Hugging Face folder, more context a token
+  flatstep eval gpt2/ book.txt --stride 512    # a Hugging Face folder, more context a token
 
 Each token but the first is predicted once, from the tokens before it in its window. Windows are as
 long as the model's context and lie side by side; with --stride N they begin N tokens apart, and
@@ -24,7 +25,11 @@ def add(commands):
     parser = add_command(commands, "eval", run, summary, EXAMPLES)
     add_model(parser)
     parser.add_argument(
-        "files", nargs="*", metavar="FILES", help="all of their text [the run's validation text]"
+        "files",
+        nargs="*",
+        type=path_name,
+        metavar="FILES",
+        help="the text to measure on, all of it [the run's validation text]",
     )
     parser.add_argument(
         "--stride", type=int, metavar="N", help="tokens between windows [the model's context]"
@@ -35,8 +40,10 @@ def add(commands):
     parser.add_argument(
         "--text-field", metavar="KEY", help="the key of .jsonl files [the run's, else text]"
     )
-    parser.add_argument("--threads", type=int, default=0, metavar="N", help="0 for all [0]")
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument(
+        "--threads", type=int, default=0, metavar="N", help="CPU threads, 0 for all [0]"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments):
@@ -72,11 +79,12 @@ def run(arguments):
 
 
 def _check(arguments):
-    for name, value, least in (
-        ("--batch-size", arguments.batch_size, 1), ("--threads", arguments.threads, 0),
-    ):  # fmt: skip
-        if value is not None and not least <= value < 2**31:
-            raise InputError(f"{name} must be from {least} to {2**31 - 1}, got {value}")
+    for name, value, least, most in (
+        ("--batch-size", arguments.batch_size, 1, 2**31 - 1),
+        ("--threads", arguments.threads, 0, MOST_THREADS),
+    ):
+        if value is not None and not least <= value <= most:
+            raise InputError(f"{name} must be from {least} to {most:,}, got {value}")
 
 
 def _bar(batches):

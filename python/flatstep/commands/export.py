@@ -1,10 +1,10 @@
 """`flatstep export`: a trained model for other programs."""
 
-from . import add_command, add_model
+from . import add_command, add_model, path_name
 
 EXAMPLES = """examples:
-  flatstep export runs/001 --out my-model           a folder that transformers loads
-  flatstep export runs/001 --out my-model.gguf      a file that llama.cpp loads (extra [gguf])
+  flatstep export runs/001 --out my-model         # a folder that transformers loads
+  flatstep export runs/001 --out my-model.gguf    # a file that llama.cpp loads (extra [gguf])
   flatstep export runs/001 --out half.gguf --dtype f16 --checkpoint step-1000
 
 The folder holds the weights and, unless the model was trained on bare numbers, its tokenizer:
@@ -17,7 +17,11 @@ def add(commands):
     parser = add_command(commands, "export", run, summary, EXAMPLES)
     add_model(parser)
     parser.add_argument(
-        "--out", required=True, metavar="FOLDER", help="new or empty; or a new file NAME.gguf"
+        "--out",
+        required=True,
+        type=path_name,
+        metavar="FOLDER",
+        help="folder to write, new or empty; or a new file NAME.gguf",
     )
     parser.add_argument(
         "--format",
@@ -25,7 +29,7 @@ def add(commands):
         help="a Hugging Face folder, or GGUF [gguf if --out ends so, else huggingface]",
     )
     parser.add_argument(
-        "--dtype", choices=("f32", "f16"), help="of the matrices in a GGUF file [f32]"
+        "--dtype", choices=("f32", "f16"), help="type of the matrices in a GGUF file [f32]"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier export")
 

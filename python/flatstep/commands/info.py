@@ -15,7 +15,7 @@ def add(commands):
     """Adds the command's parser."""
     summary = "Show version, instruction set, threads, BLAS and CUDA."
     parser = add_command(commands, "info", run, summary, EXAMPLES)
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments):

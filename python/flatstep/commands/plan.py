@@ -10,8 +10,7 @@ from . import add_command, add_options, given_options
 
 EXAMPLES = """examples:
   flatstep plan --n-layer 6 --n-head 6 --n-embd 384 --block-size 256 --batch-size 8
-  flatstep plan --vocab-size 50257 --n-layer 12 --n-head 12 --n-embd 768 --block-size 1024 \\
-      --batch-size 4 --recompute --optimizer-state 8bit   GPT-2 124M
+  flatstep plan --preset gpt2 --vocab-size 50257 --batch-size 4 --recompute --optimizer-state 8bit
 
 Options that `flatstep train` has mean the same here; nothing is allocated."""
 # Options of `flatstep train` on which memory depends.
@@ -25,18 +24,24 @@ def add(commands):
     """Adds the command's parser."""
     summary = "Show the memory that a training run would take, by part."
     parser = add_command(commands, "plan", run, summary, EXAMPLES)
-    parser.add_argument("--vocab-size", type=int, default=256, metavar="INT", help="tokens [256]")
+    parser.add_argument(
+        "--vocab-size", type=int, default=256, metavar="INT", help="of the text [256]"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="the shape of a preset of flatstep train")
     add_options(parser, OPTIONS)
-    parser.add_argument("--json", action="store_true", help="as one JSON object")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments):
     """Prints the plan. Raises InputError."""
     from ..training.config import make_config
+    from ..training.config_file import combine
     from ..training.memory import plan_run
     from ..training.parts import model_shape
 
-    config, vocab_size = make_config(given_options(arguments)), arguments.vocab_size
+    given, _ = combine(given_options(arguments), preset=arguments.preset)
+    config = make_config({name: value for name, value in given.items() if name in OPTIONS})
+    vocab_size = arguments.vocab_size
     if not 1 <= vocab_size < 2**31:
         raise InputError(f"--vocab-size must be from 1 to {2**31 - 1}, got {vocab_size}")
     if config.device != "cpu":

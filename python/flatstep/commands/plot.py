@@ -3,11 +3,11 @@
 from pathlib import Path
 
 from ..errors import InputError
-from . import add_command
+from . import add_command, path_name
 
 EXAMPLES = """examples:
-  flatstep plot runs/001                    writes runs/001/loss.png
-  flatstep plot runs/001 --out curve.svg    in the format of the suffix
+  flatstep plot runs/001                  # writes runs/001/loss.png
+  flatstep plot runs/001 --out curve.svg  # in the format of the suffix
 
 Needs matplotlib: pip install 'flatstep[plot]'. It can be done while the run goes on."""
 
@@ -16,16 +16,17 @@ def add(commands):
     """Adds the command's parser."""
     summary = "Draw a run's loss, learning rate and gradient norm."
     parser = add_command(commands, "plot", run, summary, EXAMPLES)
-    parser.add_argument("folder", metavar="RUN", help="the folder of a run")
-    parser.add_argument("--out", metavar="FILE", help="the picture [RUN/loss.png]")
+    parser.add_argument("folder", type=path_name, metavar="RUN", help="the folder of a run")
+    parser.add_argument("--out", type=path_name, metavar="FILE", help="the picture [RUN/loss.png]")
 
 
 def run(arguments):
     """Writes the picture and says where. Raises InputError."""
     from ..training.loss_plot import draw_figures, read_figures
-    from ..training.run_folder import read_config
+    from ..training.run_folder import read_config, refuse_checkpoint
 
     run = Path(arguments.folder)
+    refuse_checkpoint(run, "a picture is drawn of its run")
     read_config(run)
     figures = read_figures(run / "metrics.jsonl")
     if not figures["step"]:
@@ -33,8 +34,11 @@ def run(arguments):
     out = Path(arguments.out or run / "loss.png")
     try:
         draw_figures(figures, out)
+    except InputError:  # matplotlib is missing
+        raise
     except (OSError, ValueError) as error:
         # matplotlib's ValueError: a format that it does not know.
-        raise InputError(f"--out {out}: {' '.join(str(error).split())}") from error
+        reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise InputError(f"--out {out}: {reason}") from error
     print(out)
     return 0

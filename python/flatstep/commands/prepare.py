@@ -5,12 +5,12 @@ import shlex
 import flatstep
 
 from ..errors import RunFailed
-from . import add_command, add_options, given_options
+from . import add_command, add_options, given_options, path_name
 
 EXAMPLES = """examples:
   flatstep prepare docs/ --out data/docs --vocab bpe --vocab-size 8192
   flatstep prepare stories.jsonl --text-field story --out data/stories --vocab char
-  flatstep train data/docs   trains on what was prepared
+  flatstep train data/docs  # trains on what was prepared
 
 The folder gets train.bin, val.bin, the vocabulary, and data.json with counts and checksums."""
 OPTIONS = (
@@ -23,15 +23,25 @@ def add(commands):
     summary = "Turn text into files of tokens."
     parser = add_command(commands, "prepare", run, summary, EXAMPLES)
     parser.add_argument(
-        "files", nargs="+", metavar="FILES", help="text files and folders, .jsonl, .bin"
+        "files",
+        nargs="+",
+        type=path_name,
+        metavar="FILES",
+        help="text files and folders, .jsonl, .bin",
     )
-    parser.add_argument("--out", required=True, metavar="FOLDER", help="new or empty")
     parser.add_argument(
-        "--val", nargs="+", default=[], metavar="FILES",
+        "--out",
+        required=True,
+        type=path_name,
+        metavar="FOLDER",
+        help="folder to write, new or empty",
+    )
+    parser.add_argument(
+        "--val", nargs="+", default=[], type=path_name, metavar="FILES",
         help="what to validate with [a part of FILES]",
     )  # fmt: skip
     parser.add_argument(
-        "--format", choices=("llm.c", "nanogpt"), default="llm.c", help="of the .bin [llm.c]"
+        "--format", choices=("llm.c", "nanogpt"), default="llm.c", help="of the .bin files [llm.c]"
     )
     add_options(parser, OPTIONS)
 

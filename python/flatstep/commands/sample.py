@@ -1,6 +1,6 @@
 """`flatstep sample`: text from a trained model."""
 
-import sys
+import math
 
 from ..errors import InputError
 from . import add_command, add_model
@@ -9,7 +9,7 @@ EXAMPLES = """examples:
   flatstep sample runs/001 --prompt 'def main(' --tokens 500
   flatstep sample runs/001 --temperature 0.5 --seed 7
   flatstep sample runs/001 --temperature 1 --top-p 0.9 --checkpoint last
-  flatstep sample gpt2/ --prompt 'Once'   a Hugging Face folder
+  flatstep sample gpt2/ --prompt 'Once'  # a Hugging Face folder
 
 The text appears as it is made."""
 
@@ -24,7 +24,9 @@ def add(commands):
         default="",
         help="how the text begins; token numbers for a model of ids [a new text or line]",
     )
-    parser.add_argument("--tokens", type=int, default=400, metavar="N", help="how many [400]")
+    parser.add_argument(
+        "--tokens", type=int, default=400, metavar="N", help="how many to add to the prompt [400]"
+    )
     parser.add_argument(
         "--temperature", type=float, default=0.8, help="below 1 safer, above 1 wilder [0.8]"
     )
@@ -59,13 +61,16 @@ def run(arguments):
 
 
 def _check_sampling(arguments):
+    if not 0 <= arguments.temperature < math.inf:
+        raise InputError(
+            f"--temperature must be 0 or a finite number above, got {arguments.temperature}"
+        )
     limits = [
         ("--tokens", arguments.tokens, 1, 2**31 - 1),
-        ("--temperature", arguments.temperature, 0.0, sys.float_info.max),
-        ("--top-p", 1.0 if arguments.top_p is None else arguments.top_p, 0.0, 1.0),
+        ("--top-p", 1.0 if arguments.top_p is None else arguments.top_p, 0, 1),
         ("--top-k", 1 if arguments.top_k is None else arguments.top_k, 1, 2**31 - 1),
         ("--seed", arguments.seed, 0, 2**63 - 1),
     ]
     for name, value, least, most in limits:
         if not least <= value <= most:
-            raise InputError(f"{name} must be from {least} to {most:g}, got {value}")
+            raise InputError(f"{name} must be from {least} to {most:,}, got {value}")

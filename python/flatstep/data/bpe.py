@@ -2,6 +2,7 @@
 `tokenizers` (extra [bpe])."""
 
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -124,6 +125,11 @@ class BpeVocabulary(Vocabulary):
     def files(self):
         return {TOKENIZER: self._text}
 
+    def meaning(self):
+        # As this version of `tokenizers` writes it: others leave out defaults, or list merges
+        # in another notation.
+        return {TOKENIZER: json.loads(self.tokenizer.to_str())}
+
 
 class _TextDecoder:
     """Text of tokens whose bytes are not known: the difference that each makes to the whole."""
@@ -182,16 +188,36 @@ def train_bpe(texts, size=0):
             f"{END_OF_TEXT}), got {size}"
         )
     tokenizer = _byte_level(package, package.models.BPE())
+    texts = list(texts)
     trainer = package.trainers.BpeTrainer(
-        vocab_size=size,
+        # It takes memory for as many as are asked for; a merge takes a byte of text at least.
+        vocab_size=min(size, LEAST_SIZE + sum(map(len, texts))),
         special_tokens=[END_OF_TEXT],
         initial_alphabet=package.pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
     cut = where_to_cut(json.loads(tokenizer.to_str()))
     pieces = (str(piece, "utf-8") for text in texts for piece in pieces_of(text, cut))
-    tokenizer.train_from_iterator(pieces, trainer=trainer)
+    _apart(lambda: tokenizer.train_from_iterator(pieces, trainer=trainer))
     return BpeVocabulary(tokenizer.to_str(pretty=True).encode())
+
+
+def _apart(work):
+    """Does long work of the package in a thread: it would hold up a Ctrl-C to its end."""
+    failed = []
+
+    def guarded():
+        try:
+            work()
+        except BaseException as error:
+            failed.append(error)
+
+    # A daemon, so that the process can end while it is at work.
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _byte_level(package, model):

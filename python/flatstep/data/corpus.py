@@ -22,6 +22,7 @@ from .utf8 import EncodingError, check_utf8
 from .vocabulary import IdVocabulary
 
 _OWN_FILES = "files of its own"
+_HINT = "; --vocab byte takes any file"
 
 
 @dataclass(frozen=True)
@@ -82,8 +83,8 @@ def load_corpus(paths, config, vocabulary=None, validation=None):
         if len(part) <= config.block_size:
             raise InputError(
                 f"{len(part):,} tokens for {name} ({corpus.split}), too few for --block-size "
-                f"{config.block_size}: {config.block_size + 1:,} are needed; more text, or another "
-                "--val-fraction"
+                f"{config.block_size}: {config.block_size + 1:,} are needed; more text, or "
+                f"{'a smaller --block-size' if held else 'another --val-fraction'}"
             )
     files = sources.files if paths else ()
     return dataclasses.replace(corpus, files=files, val_files=held.files if held else ())
@@ -110,14 +111,14 @@ def _of_text(documents, held, config, vocabulary):
     ends = kind == "bpe" if known is None else known.end_of_text is not None
     needs_utf8 = known is None or known.needs_utf8
     if needs_utf8:
-        _check_documents(documents)
+        _check_documents(documents, "" if vocabulary else _HINT)
     if held is None:
         train, kept, words = split_documents(
             documents, config.block_size, config.val_fraction, config.val_split, ends, needs_utf8
         )
     else:
         if needs_utf8:
-            _check_documents(held.documents)
+            _check_documents(held.documents, "" if vocabulary else _HINT)
         train, kept = in_a_row(documents, ends), in_a_row(held.documents, ends)
     known = known or made_vocabulary(config, train, kept)
     contents, tokens = _contents(documents), _encode(known, train)
@@ -127,12 +128,12 @@ def _of_text(documents, held, config, vocabulary):
     return _corpus(contents + more, tokens, validation, _OWN_FILES, known)
 
 
-def _check_documents(documents):
+def _check_documents(documents, hint=""):
     for document in documents:
         try:
             check_utf8(document.text)
         except EncodingError as error:
-            raise InputError(f"{document.name}: {error}; --vocab byte takes any file") from error
+            raise InputError(f"{document.name}: {error}{hint}") from error
 
 
 def _encode(vocabulary, pieces):
@@ -182,7 +183,7 @@ def _joined(files):
 
 
 def _check_same(folder, found, expected):
-    if found.files() != expected.files():
+    if found.meaning() != expected.meaning():
         raise InputError(
             f"{folder}: prepared with another vocabulary ({found.kind}, {found.size:,} tokens; "
             f"{expected.kind}, {expected.size:,}, was expected)"

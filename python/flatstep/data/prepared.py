@@ -101,6 +101,7 @@ def write_prepared(folder, corpus, format, version):
         "split": corpus.split, "file_format": format,
     }  # fmt: skip
     check_new_folder(folder)
+    new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, tokens in zip(PARTS, (corpus.train, corpus.validation), strict=True):
@@ -118,15 +119,22 @@ def write_prepared(folder, corpus, format, version):
     except BaseException:
         for path in reversed(written):
             path.unlink(missing_ok=True)
+        if new and folder.is_dir():
+            folder.rmdir()
         raise
     return written
 
 
 def check_new_folder(folder):
     """Raises InputError unless a folder is empty, or new and can be made."""
-    place = Path(os.path.abspath(folder))
-    if os.path.isdir(place) and os.listdir(place):
+    if os.path.isdir(folder) and os.listdir(folder):
         raise InputError(f"--out {folder}: the folder is not empty; choose another")
+    check_place(folder)
+
+
+def check_place(folder):
+    """Raises InputError unless a folder can be made, or written to if it is there."""
+    place = Path(os.path.abspath(folder))
     while not os.path.exists(place):
         place = place.parent
     if not os.path.isdir(place):

@@ -93,7 +93,7 @@ def read_documents(paths, text_field="text"):
 
 def _read_folder(root, text_field):
     found = []
-    for folder, subfolders, names in os.walk(root):
+    for folder, subfolders, names in os.walk(root, onerror=_refuse_folder):
         subfolders[:] = [s for s in subfolders if not s.startswith(".") and s != "__pycache__"]
         found += [Path(folder, name) for name in names if not name.startswith(".")]
     found.sort(key=lambda path: path.relative_to(root).as_posix())
@@ -111,6 +111,10 @@ def _read_folder(root, text_field):
             hint = f"; name its files of tokens one by one: {root}/*.bin"
         raise InputError(f"{root}: no text files in this folder{hint}")
     return texts
+
+
+def _refuse_folder(error):
+    raise InputError(f"{error.filename}: cannot be read: {error.strerror}") from error
 
 
 def _read_bytes(path):

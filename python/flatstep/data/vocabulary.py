@@ -67,6 +67,10 @@ class Vocabulary:
         """Bytes of text of each token: int64 [size]; None where that is not known."""
         return None
 
+    def meaning(self):
+        """What files() hold, however it is written: equal for vocabularies with equal tokens."""
+        return {name: json.loads(content) for name, content in self.files().items()}
+
 
 class BytesDecoder:
     """Text of tokens that are bytes each: whole characters as soon as they are complete."""

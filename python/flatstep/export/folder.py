@@ -12,6 +12,7 @@ from ..errors import InputError, RunFailed
 from .tokenizer import TOKENIZER_CONFIG, tokenizer_files
 
 FORMATS, TYPES = ("huggingface", "gguf"), ("f32", "f16")
+_INSIDE = ".flatstep-tmp"
 GENERATION, GGUF = "generation_config.json", "model.gguf"
 _OWN = {
     pretrained.CONFIG, pretrained.WEIGHTS, pretrained.INDEX, GENERATION, GGUF,
@@ -32,10 +33,12 @@ class Exported:
 def export_model(model, vocabulary, out, *, format="huggingface", dtype="f32", overwrite=False):
     """Writes a model for other programs and returns what it wrote, an Exported.
 
-    model: a flatstep.GPT. vocabulary: a Vocabulary of flatstep.data, or None.
+    model: a flatstep.GPT, whose dropout is written too; load_model gives the one of a Hugging Face
+    folder as 0. vocabulary: a Vocabulary of flatstep.data, or None.
     out: a folder, new or empty; for GGUF also the name of a new file, which ends in .gguf.
     dtype: of the matrices of a GGUF file, "f32" or "f16".
-    overwrite: replace an earlier export, but no folder that holds anything else.
+    overwrite: replace an earlier export, but no folder that holds anything else. An empty folder
+    stays the one it is: it may be the working directory, or another disk.
     Raises InputError naming what is in the way or missing, RunFailed if the disk refuses. Nothing
     has changed then.
     """
@@ -46,7 +49,8 @@ def export_model(model, vocabulary, out, *, format="huggingface", dtype="f32", o
         pretrained.check_finite(model)
     except ValueError as error:
         raise InputError(str(error)) from error
-    temporary = _beside(out, "tmp")
+    inside = out.is_dir() and not any(out.iterdir())
+    temporary = out / _INSIDE if inside else _beside(out, "tmp")
     _remove(temporary)
     try:
         temporary.mkdir(parents=True)
@@ -64,9 +68,14 @@ def export_model(model, vocabulary, out, *, format="huggingface", dtype="f32", o
         for name in names:
             sync(temporary / name)
         sync(temporary)
-        _rename(temporary / GGUF if as_file else temporary, out)
+        if inside:
+            _move_up(temporary, out)
+        else:
+            _rename(temporary / GGUF if as_file else temporary, out)
     except OSError as error:
-        raise RunFailed(f"--out {out}: cannot be written: {error.strerror}") from error
+        # NumPy raises one that has words only.
+        reason = error.strerror or error
+        raise RunFailed(f"--out {out}: cannot be written: {reason}") from error
     finally:
         _remove(temporary)
     return Exported(out, (out.name,) if as_file else tuple(names), bool(tokenizer))
@@ -96,6 +105,9 @@ def _check_free(out, as_file, overwrite):
             f"--out {out}: the folder is not empty; choose another, or --overwrite an earlier "
             "export"
         )
+    if present and (out.samefile(".") or os.path.ismount(out)):
+        what = "the working directory" if out.samefile(".") else "where a disk begins"
+        raise InputError(f"--out {out}: is {what}, so it cannot be replaced; name a new folder")
     # Whatever else is there may be dear to somebody, and would go with the folder.
     for name in present:
         if name not in _OWN and not pretrained.SHARD.fullmatch(name):
@@ -108,6 +120,21 @@ def _beside(out, kind):
     # In the same folder, so that it can be renamed.
     out = Path(os.path.abspath(out))
     return out.with_name(f".{out.name}.flatstep-{kind}")
+
+
+def _move_up(temporary, out):
+    """Moves files into the folder that theirs is in, config.json last: without it a folder of
+    Hugging Face is no model."""
+    moved = []
+    try:
+        for path in sorted(temporary.iterdir(), key=lambda path: path.name == pretrained.CONFIG):
+            moved.append(out / path.name)
+            os.rename(path, moved[-1])
+        sync(out)
+    except BaseException:
+        for path in reversed(moved):
+            path.unlink(missing_ok=True)
+        raise
 
 
 def _rename(source, out):

@@ -32,10 +32,12 @@ from .manifest import (
 from .progress import warn as print_warning
 
 
-def save_checkpoint(run, model, optimizer, state, *, files=None, keep=2, warn=print_warning):
+def save_checkpoint(
+    run, model, optimizer, state, *, files=None, keep=2, keep_best=True, warn=print_warning
+):
     """Writes RUN/checkpoints/step-N and returns its Path; then deletes older ones.
 
-    The newest `keep` stay, and that of state["best"]["step"], if any.
+    The newest `keep` stay and, with keep_best, that of state["best"]["step"], if any.
     model, optimizer: flatstep.GPT and an optimizer over its flat parameters.
     state: dict for state.json with "step" (N), and "best": {"step", "val_loss"} or None; "model"
     and "optimizer" are added here.
@@ -60,7 +62,7 @@ def save_checkpoint(run, model, optimizer, state, *, files=None, keep=2, warn=pr
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    _retire(root, state, keep, warn)
+    _retire(root, state, keep, keep_best, warn)
     _sweep(root, warn)
     return final
 
@@ -100,9 +102,9 @@ def _put_in_place(temporary, final):
         raise
 
 
-def _retire(root, state, keep, warn):
+def _retire(root, state, keep, keep_best, warn):
     """Takes the names from checkpoints that are no longer wanted; _sweep then deletes them."""
-    best = state.get("best")
+    best = state.get("best") if keep_best else None
     wanted = {best["step"]} if best else set()
     own = [path for path in list_checkpoints(root.parent) if step_of(path) <= state["step"]]
     unwanted = [path for path in own[keep:] if step_of(path) not in wanted]

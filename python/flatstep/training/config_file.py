@@ -84,5 +84,15 @@ def combine(typed, config=None, preset=None):
     """
     file = FileOptions({}, (), None) if config is None else read_config_file(config)
     name = file.preset if preset is None else preset
-    chosen = {} if name is None else preset_options(name)
-    return chosen | file.options | typed, file.files
+    own = file.options | typed
+    chosen = {} if name is None else _fitting(preset_options(name), own)
+    return chosen | own, file.files
+
+
+def _fitting(chosen, own):
+    """A preset's options without those that follow from others, where the user's own differ."""
+    if own.keys() & {"lr", "schedule"}:
+        chosen.pop("min_lr", None)
+    if "warmup" in chosen and isinstance(own.get("steps"), int):
+        chosen["warmup"] = min(chosen["warmup"], max(1, own["steps"] // 10))
+    return chosen

@@ -1,5 +1,6 @@
 """TensorBoard's event files, written with its own records and messages (extra [tensorboard])."""
 
+import contextlib
 import os
 import platform
 import time
@@ -55,10 +56,15 @@ class EventFile:
         from tensorboard.compat.proto.event_pb2 import Event
 
         event = Event(wall_time=time.time(), step=step, **content)
-        self._records.write(event.SerializeToString())
-        if time.monotonic() - self._flushed > _FLUSH_SECONDS:
-            self._records.flush()
-            self._flushed = time.monotonic()
+        try:
+            self._records.write(event.SerializeToString())
+            if time.monotonic() - self._flushed > _FLUSH_SECONDS:
+                self._records.flush()
+                self._flushed = time.monotonic()
+        except OSError:
+            with contextlib.suppress(OSError):  # what its buffer holds is refused once more
+                self._records.close()
+            raise
 
     def close(self):
         """Writes what is left and closes the file."""

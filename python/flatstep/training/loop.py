@@ -26,10 +26,13 @@ from .options import TrainConfig, option_name
 from .parts import model_shape
 from .progress import Stopped, StopSignals, warn
 from .run_folder import (
+    check_run_folder,
     config_text,
     create_run_folder,
+    only_process,
     read_config,
     read_vocabulary,
+    refuse_checkpoint,
     write_config,
     write_vocabulary,
 )  # fmt: skip
@@ -68,14 +71,16 @@ def start(given, files=(), *, out=None, quiet=False, val_files=()):
     quiet: show warnings only.
     Raises InputError before anything is written, RunFailed after.
     """
+    check_run_folder(out)  # before the work
     trainer, needed, weights = _new_trainer(given, files, val_files)
     run = create_run_folder(out)
-    write_vocabulary(run, trainer.corpus.vocabulary)
-    write_config(run, trainer.config, _data_entries(trainer.corpus))
-    if trainer.config.init_from:
-        # From now on the run needs the other folder no more.
-        trainer.save(run, files=_stored_beside(trainer))
-    return _train(trainer, run, needed, quiet, weights)
+    with only_process(run):
+        write_vocabulary(run, trainer.corpus.vocabulary)
+        write_config(run, trainer.config, _data_entries(trainer.corpus))
+        if trainer.config.init_from:
+            # From now on the run needs the other folder no more.
+            trainer.save(run, files=_stored_beside(trainer))
+        return _train(trainer, run, needed, quiet, weights)
 
 
 def _new_trainer(given, files, val_files):
@@ -100,8 +105,15 @@ def resume(run, given=None, files=(), *, quiet=False, val_files=()):
     Raises InputError if an option, the text or the checkpoints do not fit; RunFailed as `start`.
     """
     run = Path(run)
+    refuse_checkpoint(run, "--init-from begins a new run with it, --resume goes on with its run")
+    read_config(run)  # before the folder is opened
+    with only_process(run):
+        return _resume(run, given or {}, files, quiet, val_files)
+
+
+def _resume(run, given, files, quiet, val_files):
     stored, entries = read_config(run)
-    config = _resumed_config(stored, given or {})
+    config = _resumed_config(stored, given)
     require_logger(config.log)
     vocabulary = read_vocabulary(run, config)
     corpus = load_stored(run, config, entries, vocabulary, files, val_files)

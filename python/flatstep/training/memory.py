@@ -64,12 +64,14 @@ def require_memory(config, shape, *, resuming=False, freed=0):
         return needed
     advice = _resume_advice if resuming else _advice
     raise InputError(
-        f"the run takes {_bytes(needed.plan.total)} with --batch-size {config.batch_size}, and "
-        f"{_bytes(needed.available)} are available; {advice(config, shape, needed.available)}"
+        f"the run takes {bytes_in_words(needed.plan.total)} with --batch-size "
+        f"{config.batch_size}, and {bytes_in_words(available)} are available; "
+        f"{advice(config, shape, available)}"
     )
 
 
-def _bytes(count):
+def bytes_in_words(count):
+    """Bytes to the last one, and in GB."""
     return f"{count:,} bytes ({count / 1e9:.2f} GB)"
 
 
@@ -93,7 +95,7 @@ def _resume_advice(config, shape, available):
     if less <= available:
         return "with --recompute it fits"
     more = "" if config.recompute else " and add --recompute"
-    return f"free {_bytes(less - available)}{more}"
+    return f"free {bytes_in_words(less - available)}{more}"
 
 
 def text_bytes(corpus):

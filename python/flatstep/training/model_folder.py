@@ -41,6 +41,8 @@ def load_model(path, which=None, *, drop_padding=False):
     path: a run, a checkpoint of one, or a folder of Hugging Face GPT-2; only the last may be
     without a vocabulary.
     which: "best", "last" or "step-N" of a run; None is the best, if there is one, else the last.
+    Models of Hugging Face folders come without dropout, whatever config.json says: it is an option
+    of a new run. So is what is exported of them.
     drop_padding: leave out the rows of a Hugging Face embedding that no token of the tokenizer
     uses, instead of keeping what is in the folder as it is.
     Raises InputError, of which CheckpointError and PretrainedError are kinds, naming the file at
@@ -48,7 +50,7 @@ def load_model(path, which=None, *, drop_padding=False):
     """
     path = Path(path)
     if not path.is_dir():
-        raise InputError(f"{path}: no such folder")
+        raise InputError(f"{path}: {'a file, not a folder' if path.exists() else 'no such folder'}")
     if (path / MANIFEST).is_file() or (path / STATE).is_file():
         _refuse_which(path, which, "a checkpoint itself")
         return _load_checkpoint(path)
@@ -87,8 +89,9 @@ def _load_best_or_newest(run, model):
     try:
         return load_checkpoint(path, model)
     except CheckpointError as error:
+        state = load_newest(run, model, warn=warn)[1]  # which may be the same, and refused
         warn(f"{error}; this was the best checkpoint, the newest is used instead")
-        return load_newest(run, model, warn=warn)[1]
+        return state
 
 
 def _load_checkpoint(path):

@@ -17,7 +17,8 @@ from ..errors import RunFailed
 
 def warn(text):
     """Prints a warning on stderr, above the bar if there is one."""
-    tqdm.write(f"flatstep: warning: {text}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # a reader that has gone ends no run
+        tqdm.write(f"flatstep: warning: {text}", file=sys.stderr)
 
 
 class Progress:
@@ -45,8 +46,19 @@ class Progress:
     def update(self, metrics, best=None):
         """Shows the metrics dict of one finished step; best: the best validation of the run so
         far, {"step", "val_loss"}, this step's included."""
-        if self.quiet:
-            return
+        if not self.quiet:
+            with self._guard():
+                self._show(metrics, best)
+
+    @contextlib.contextmanager
+    def _guard(self):
+        """What only watches never ends a run: once nobody can read it, nothing is shown."""
+        try:
+            yield
+        except OSError:  # a pipe or a terminal is gone, or the disk of a log is full
+            self.quiet, self.bar = True, None
+
+    def _show(self, metrics, best):
         step, validated = metrics["step"], "val_loss" in metrics
         for name in ("loss", "grad_norm", "tokens_per_second"):
             mean = self.means.get(name, metrics[name])
@@ -74,17 +86,20 @@ class Progress:
     def busy(self, work):
         """Says in the bar what takes long just now, before the figures so far."""
         if self.bar is not None:
-            self.bar.set_postfix_str(_joined(work, self.shown))
+            with self._guard():
+                self.bar.set_postfix_str(_joined(work, self.shown))
 
     def say(self, text):
         """Prints text that stays, above the bar if there is one; nothing when quiet."""
         if not self.quiet:
-            tqdm.write(text, file=sys.stderr)
+            with self._guard():
+                tqdm.write(text, file=sys.stderr)
 
     def close(self):
         """Leaves the bar where it stands."""
         if self.bar is not None:
-            self.bar.close()
+            with self._guard():
+                self.bar.close()
 
 
 # The bar takes what the figures leave of the line; 80 columns hold them all, the newest

@@ -1,5 +1,7 @@
 """The folder of a run: made once, with config.toml, which is replaced as a whole."""
 
+import contextlib
+import os
 import re
 import tomllib
 from dataclasses import fields
@@ -7,9 +9,11 @@ from pathlib import Path
 
 from .. import __version__
 from .._files import write_whole
+from ..data.prepared import check_place
 from ..data.vocabulary import load_vocabulary
 from ..errors import InputError, RunFailed
 from .config import make_config
+from .manifest import MANIFEST, STATE
 
 
 def toml_value(value):
@@ -85,7 +89,8 @@ def read_config(run):
     try:
         entries = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}") from error
     _check_version(path, entries.get("flatstep_version", __version__))
     extra = {name: value for name, value in entries.items() if _is_extra(name)}
     try:
@@ -111,6 +116,29 @@ def _check_version(path, version):
         )
 
 
+def refuse_checkpoint(folder, why):
+    """Raises InputError, with the run's name, if a folder is a checkpoint. why: ends the reason."""
+    folder = Path(folder)
+    if (folder / MANIFEST).is_file() or (folder / STATE).is_file():
+        run = Path(os.path.abspath(folder)).parent.parent
+        raise InputError(f"{folder}: is a checkpoint; {why}, perhaps {run}")
+
+
+def check_run_folder(out=None):
+    """Raises InputError if create_run_folder would, before the work."""
+    if out is not None and os.path.isdir(out):
+        _refuse_full(Path(out))
+    check_place("runs" if out is None else out)
+
+
+def _refuse_full(run):
+    if any(run.iterdir()):
+        raise InputError(
+            f"--out {run}: the folder is not empty; choose another, or go on with "
+            f"an existing run by --resume {run}"
+        )
+
+
 def create_run_folder(out=None):
     """Makes the folder of a new run and returns its Path; never touches an existing run.
 
@@ -121,15 +149,35 @@ def create_run_folder(out=None):
         if out is None:
             return _next_numbered(Path("runs"))
         run = Path(out)
-        if run.is_dir() and any(run.iterdir()):
-            raise InputError(
-                f"--out {out}: the folder is not empty; choose another, or go on with "
-                f"an existing run by --resume {out}"
-            )
+        if run.is_dir():
+            _refuse_full(run)
         run.mkdir(parents=True, exist_ok=True)
         return run
     except OSError as error:
         raise InputError(f"--out {out or 'runs'}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def only_process(run):
+    """A context in which no other process trains in the folder of a run. Raises InputError if one
+    does."""
+    descriptor = os.open(run, os.O_RDONLY)
+    try:
+        _lock(run, descriptor)
+        yield
+    finally:
+        os.close(descriptor)  # which also gives the lock back, as the end of the process does
+
+
+def _lock(run, descriptor):
+    try:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        raise InputError(f"{run}: another process is training in this folder") from error
+    except (ImportError, OSError):
+        return  # a system, or a network's disk, without locks
 
 
 def _next_numbered(parent):

@@ -18,7 +18,7 @@ def do_steps(trainer, run, beside, quiet, stop):
     beside: {name: bytes} that each checkpoint holds besides. Raises Stopped once the run is saved
     after a signal, RunFailed.
     """
-    val_loss = None
+    val_loss, trainer.stop = None, stop
     with contextlib.closing(Recorder(trainer, run, beside, quiet)) as recorder:
         while not (stop.received or trainer.done):
             metrics, better = _next(trainer, run, recorder, stop), False
@@ -53,11 +53,13 @@ def _due(step, every):
 
 def _next(trainer, run, recorder, stop):
     """The metrics of the step that is to be finished: of a new one, or of one whose validation a
-    signal broke off; None if a batch was left out."""
+    signal broke off; None if a batch was left out, or a signal came before the step's last pass."""
     if trainer.unfinished is not None:
         return trainer.unfinished
     try:
         metrics, note = trainer.try_step()
+    except Stopped:
+        return None
     except StepRefused as refused:
         raise _refused(trainer, run, recorder, refused) from refused
     if metrics is None:

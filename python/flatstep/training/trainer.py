@@ -37,7 +37,8 @@ class StepRefused(RunFailed):
 class Trainer:
     """A model, its optimizer and its batches at some step.
 
-    step: optimizer steps done. skipped: batches that were left out, since their gradient was not
+    step: optimizer steps done. stop: StopSignals that break a step off between its passes, or None.
+    skipped: batches that were left out, since their gradient was not
     finite or they were a spike, and that changed nothing; the data moves on past them, the schedule
     does not. skips_in_a_row: those since the last step. best: {"step", "val_loss"} of the best
     validation, or None; since_best: validations after it. unfinished: the metrics of the last step
@@ -57,6 +58,7 @@ class Trainer:
             seed=config.seed,
         )
         self.step = 0
+        self.stop = None
         self.skipped = 0
         self.skips_in_a_row = 0
         self.seconds = 0.0
@@ -83,7 +85,8 @@ class Trainer:
 
     def try_step(self):
         """One forward, backward and update: (metrics, None or a warning), or (None, why the batch
-        was left out). Raises StepRefused where the configuration says so."""
+        was left out). Raises StepRefused where the configuration says so; Stopped, with nothing
+        changed, if a signal comes before the last of several passes."""
         began = time.perf_counter()
         config = self.config
         loss, spike = self._forward_backward(), None
@@ -113,6 +116,8 @@ class Trainer:
         config, loss = self.config, 0.0
         first = (self.step + self.skipped) * config.grad_accum
         for micro in range(config.grad_accum):
+            if micro and self.stop is not None:
+                self.stop.check()
             tokens, targets = self.batches.batch(first + micro)
             loss += self.model.forward_backward(
                 tokens,
@@ -213,12 +218,12 @@ class Trainer:
     def save(self, run, *, files=None):
         """Writes a checkpoint of this step, unless it is not finite (RunFailed).
 
-        files: {name: bytes} stored beside it. That of the best validation is kept besides.
+        files: {name: bytes} stored beside it. --keep and --keep-best tell which others stay.
         """
         self.check_finite()
-        keep = self.config.keep
+        kept = {"keep": self.config.keep, "keep_best": self.config.keep_best}
         try:
-            save_checkpoint(run, self.model, self.optimizer, self._state(), files=files, keep=keep)
+            save_checkpoint(run, self.model, self.optimizer, self._state(), files=files, **kept)
         except OSError as error:
             raise RunFailed(f"{run}: the checkpoint cannot be written: {error}") from error
 
