@@ -31,6 +31,18 @@ def test_what_is_typed_stands_before_the_file_and_the_file_before_the_preset(tmp
     assert combine({}, None, None) == ({}, ())
 
 
+def test_a_preset_leaves_a_vocabulary_that_is_given(tmp_path):
+    """Files of tokens, a prepared folder and another model bring their own."""
+    (tmp_path / "train.bin").write_bytes(b"\0\0")
+    (tmp_path / "vocabulary.json").write_text("{}")
+    assert combine({}, preset="char", files=["a.txt"])[0]["vocab"] == "char"
+    for files in (["a.bin", "b.bin"], [str(tmp_path)]):
+        given, used = combine({}, preset="char", files=files)
+        assert "vocab" not in given and given["n_layer"] == 6 and used == tuple(files)
+    assert "vocab" not in combine({"init_from": "gpt2"}, preset="char")[0]
+    assert combine({"vocab": "bpe"}, preset="char", files=["a.bin"])[0]["vocab"] == "bpe"
+
+
 def test_the_configuration_of_a_run_can_be_given(tmp_path):
     config = make_config({"steps": 77, "dropout": 0.25, "schedule": "wsd", "recompute": True})
     extra = {"data_bytes": 3, "data_sha256": "0", "flatstep_version": "9", "data_files": ["x"]}

@@ -59,10 +59,11 @@ def run(arguments):
 
     if arguments.resume is not None:
         return _resume(loop, arguments)
-    given, files = combine(given_options(arguments), arguments.config, arguments.preset)
+    typed = given_options(arguments)
+    given, files = combine(typed, arguments.config, arguments.preset, arguments.files)
     outcome = loop.start(
         given,
-        arguments.files or files,
+        files,
         out=arguments.out,
         quiet=arguments.quiet,
         val_files=arguments.val,

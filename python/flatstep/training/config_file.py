@@ -4,6 +4,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+from ..data.prepared import is_prepared
 from ..errors import InputError
 from .config import check_values, nearest
 from .options import TrainConfig
@@ -76,23 +77,29 @@ def preset_options(name):
     return dict(PRESETS[name][1])
 
 
-def combine(typed, config=None, preset=None):
+def combine(typed, config=None, preset=None, files=()):
     """(given options, files): what was typed stands before the file, the file before a preset.
 
     typed: {field of TrainConfig: value}. config: a TOML file or None. preset: its name or None,
-    which stands before one that the file names. Raises InputError.
+    which stands before one that the file names. files: that were typed. Raises InputError.
     """
     file = FileOptions({}, (), None) if config is None else read_config_file(config)
     name = file.preset if preset is None else preset
-    own = file.options | typed
-    chosen = {} if name is None else _fitting(preset_options(name), own)
-    return chosen | own, file.files
+    own, files = file.options | typed, tuple(files) or file.files
+    chosen = {} if name is None else _fitting(preset_options(name), own, files)
+    return chosen | own, files
 
 
-def _fitting(chosen, own):
+def _fitting(chosen, own, files):
     """A preset's options without those that follow from others, where the user's own differ."""
     if own.keys() & {"lr", "schedule"}:
         chosen.pop("min_lr", None)
     if "warmup" in chosen and isinstance(own.get("steps"), int):
         chosen["warmup"] = min(chosen["warmup"], max(1, own["steps"] // 10))
+    if "init_from" in own or any(map(_holds_tokens, files)):  # their vocabulary is given
+        chosen.pop("vocab", None)
     return chosen
+
+
+def _holds_tokens(name):
+    return name.endswith(".bin") or is_prepared(name)
