@@ -13,6 +13,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from run_case import SAMPLE
+
 import flatstep as fs
 
 pytest.register_assert_rewrite(
@@ -24,26 +26,21 @@ CUDA = bool(fs.info()["cuda"]["devices"])
 # Without PyTorch or Transformers there is nothing to compare with, other packages are what a part
 # of flatstep is for, and kernels of a GPU need one (or the emulated build): those tests are absent,
 # not skipped.
-collect_ignore_glob = []
-if importlib.util.find_spec("torch") is None:
-    collect_ignore_glob.append("parity/*")
-if importlib.util.find_spec("transformers") is None:
-    collect_ignore_glob += ["parity/*transformers*", "parity/test_gpt_hugging_face.py"]
-if importlib.util.find_spec("gguf") is None:
-    collect_ignore_glob.append("gguf_file/*")
-if importlib.util.find_spec("llama_cpp") is None:
-    collect_ignore_glob.append("gguf_file/*llama*")
-if importlib.util.find_spec("matplotlib") is None:
-    collect_ignore_glob.append("plot/*")
-if importlib.util.find_spec("tokenizers") is None:
-    collect_ignore_glob.append("bpe/*")
-if importlib.util.find_spec("tensorboard") is None:
-    collect_ignore_glob.append("loggers/test_tensorboard.py")
-if importlib.util.find_spec("wandb") is None:
-    collect_ignore_glob.append("loggers/test_wandb.py")
+NEEDED = {
+    "torch": ["parity/*"],
+    "transformers": ["parity/*transformers*", "parity/test_gpt_hugging_face.py"],
+    "gguf": ["gguf_file/*"],
+    "llama_cpp": ["gguf_file/*llama*"],
+    "matplotlib": ["plot/*"],
+    "tokenizers": ["bpe/*"],
+    "tensorboard": ["loggers/test_tensorboard.py"],
+    "wandb": ["loggers/test_wandb.py"],
+}
+MISSING = [name for name in NEEDED if importlib.util.find_spec(name) is None]
+collect_ignore_glob = [path for name in MISSING for path in NEEDED[name]]
 if not CUDA:
     collect_ignore_glob += ["cuda/*", "parity/cuda/*"]
-elif importlib.util.find_spec("torch") is not None:
+elif "torch" not in MISSING:
     import torch
 
     if not torch.cuda.is_available():
@@ -70,7 +67,7 @@ HAS = {
     "no cuda": not CUDA,
     "cc": shutil.which("cc") is not None,
     "user namespaces": _may_mount(),
-    "tokenizers": importlib.util.find_spec("tokenizers") is not None,
+    "tokenizers": "tokenizers" not in MISSING,
     "cmake": shutil.which("cmake") is not None,
     "nvcc": shutil.which("nvcc") is not None or Path("/usr/local/cuda/bin/nvcc").exists(),
 }
@@ -91,6 +88,14 @@ THREADS = (1, 2, 3, 5, 7)
 @pytest.fixture
 def rng():
     return np.random.default_rng(20260101)
+
+
+@pytest.fixture
+def text(tmp_path):
+    """The name of a small file of text."""
+    path = tmp_path / "text.txt"
+    path.write_text(SAMPLE)
+    return str(path)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from run_case import SAMPLE
 
 import flatstep as fs
 from flatstep.cli import COMMANDS
@@ -36,7 +37,7 @@ def flatstep(*arguments, cwd=None):
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "a file.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
+    path.write_text(SAMPLE)
     return path
 
 

@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from checkpoint_case import make
+from run_case import SAMPLE
 
 from flatstep.training.checkpoint import list_checkpoints, load_checkpoint
 from flatstep.training.manifest import verify_files
@@ -29,7 +30,7 @@ OPTIONS = (
 def train(tmp_path):
     """train(size, before, options): (exit code, stderr, what the run folder has then)."""
     text = tmp_path / "text.txt"
-    text.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
+    text.write_text(SAMPLE)
     disk, kept = tmp_path / "disk", tmp_path / "kept"
     disk.mkdir()
 

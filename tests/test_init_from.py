@@ -10,8 +10,8 @@ import struct
 import numpy as np
 import pytest
 from export_case import make_vocabulary
+from run_case import SAMPLE, TINY, bits, metrics, stop_at
 from test_cli import assert_one_line_error, flatstep
-from test_train import TINY, bits, metrics, stop_at
 
 import flatstep as fs
 from flatstep.data.vocabulary import ByteVocabulary, IdVocabulary
@@ -31,7 +31,7 @@ SHAPE = {"n_layer": 1, "n_head": 2, "n_embd": 16}
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
+    path.write_text(SAMPLE)
     return str(path)
 
 

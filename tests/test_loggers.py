@@ -5,17 +5,10 @@ import sys
 import types
 
 import pytest
-from test_train import TINY, bits
+from run_case import TINY, bits
 
 from flatstep.errors import InputError
 from flatstep.training import loop
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
-    return str(path)
 
 
 @pytest.fixture

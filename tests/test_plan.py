@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from run_case import SAMPLE
 from test_cli import assert_one_line_error, flatstep
 
 import flatstep as fs
@@ -184,7 +185,7 @@ def test_bad_calls_of_the_command():
 def test_training_with_recompute(tmp_path):
     """The same weights; a run may change its mind when it is resumed."""
     text = tmp_path / "text"
-    text.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
+    text.write_text(SAMPLE)
     tiny = ["--n-layer", 2, "--n-head", 2, "--n-embd", 16, "--block-size", 16, "--batch-size", 4]
     tiny += ["--dropout", 0.1, "--warmup", 2, "--schedule", "constant", "--quiet"]
     for name, option in (("plain", "--no-recompute"), ("again", "--recompute")):

@@ -8,6 +8,7 @@ import sys
 import termios
 
 import pytest
+from run_case import SAMPLE
 from test_cli import TINY, flatstep
 
 from flatstep.training import progress
@@ -17,7 +18,7 @@ from flatstep.training.progress import MetricsFile, Progress, Stopped, StopSigna
 @pytest.fixture(scope="module")
 def text(tmp_path_factory):
     path = tmp_path_factory.mktemp("text") / "text.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
+    path.write_text(SAMPLE)
     return path
 
 

@@ -9,7 +9,7 @@ import signal
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from run_case import SAMPLE, bits
 
 import flatstep as fs
 from flatstep.errors import CheckpointError, InputError, RunFailed
@@ -29,15 +29,8 @@ TINY = {
 @pytest.fixture
 def text(memory_path):
     path = memory_path / "text.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
+    path.write_text(SAMPLE)
     return str(path)
-
-
-def bits(run):
-    """Every byte of the parameters and of the optimizer state of a run's newest checkpoint."""
-    newest = list_checkpoints(run)[0]
-    tensors = load_file(newest / "model.safetensors") | load_file(newest / "optimizer.safetensors")
-    return newest.name, {name: tensor.tobytes() for name, tensor in tensors.items()}
 
 
 @pytest.fixture

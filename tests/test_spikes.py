@@ -5,7 +5,7 @@ import math
 
 import numpy as np
 import pytest
-from test_train import TINY, bits, metrics, stop_at
+from run_case import TINY, bits, metrics, stop_at
 
 import flatstep as fs
 from flatstep.errors import RunFailed
@@ -93,13 +93,6 @@ def test_one_spike_hides_no_other_and_a_lasting_change_becomes_normal(rng):
 
 STEPS = TINY | {"steps": 60, "eval_every": 0, "save_every": 0, "spike_threshold": 20.0}
 SPIKES = (41, 42, 50)
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
-    return str(path)
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from run_case import TINY
 from test_cli import assert_one_line_error, flatstep
-from test_train import TINY
 
 import flatstep as fs
 from flatstep.data.token_files import map_token_file
@@ -18,13 +18,6 @@ from flatstep.training.config import make_config
 from flatstep.training.parts import model_shape
 from flatstep.training.progress import StopSignals
 from flatstep.training.trainer import Trainer
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
-    return str(path)
 
 
 def planned(**options):

@@ -6,7 +6,7 @@ import signal
 
 import numpy as np
 import pytest
-from test_train import TINY, bits, metrics, stop_at
+from run_case import TINY, bits, metrics, stop_at
 
 import flatstep as fs
 from flatstep.errors import RunFailed
@@ -23,13 +23,6 @@ def noise(tmp_path):
     path = tmp_path / "noise.txt"
     numbers = np.random.default_rng(5).integers(0, 8, 400)
     path.write_text("".join("abcdefgh"[k] for k in numbers))
-    return str(path)
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
     return str(path)
 
 

@@ -6,6 +6,7 @@ import shlex
 import shutil
 
 import pytest
+from run_case import SAMPLE
 
 from flatstep.cli import main, make_parser
 from flatstep.training.run_folder import only_process
@@ -20,7 +21,7 @@ TINY = [
 def folder(tmp_path_factory):
     """text.txt; run, a finished run of characters on it; latin.txt, which is not UTF-8."""
     folder = tmp_path_factory.mktemp("stranger")
-    text = "".join(f"line {k:3d} of a small sample.\n" for k in range(60))
+    text = SAMPLE
     (folder / "text.txt").write_text(text)
     (folder / "latin.txt").write_bytes("caf\xe9 ".encode("latin-1") * 200)
     call = ["train", str(folder / "text.txt"), *TINY, "--vocab", "char"]

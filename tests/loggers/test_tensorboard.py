@@ -3,19 +3,12 @@
 import json
 
 import pytest
+from run_case import TINY, bits, stop_at
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from test_train import TINY, bits, stop_at
 
 from flatstep.training import event_file, loop
 
 NAMES = ("loss", "lr", "grad_norm", "tokens_per_second", "val_loss")
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
-    return str(path)
 
 
 def read(run):

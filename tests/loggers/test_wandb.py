@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from test_train import TINY, bits
+from run_case import SAMPLE, TINY, bits
 
 from flatstep.training import loop
 
@@ -13,7 +13,7 @@ def test_an_offline_run_is_kept_in_the_folder(tmp_path, monkeypatch, capsys):
     for name, value in (("MODE", "offline"), ("SILENT", "true"), ("DIR", str(tmp_path))):
         monkeypatch.setenv(f"WANDB_{name}", value)
     text = tmp_path / "text.txt"
-    text.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
+    text.write_text(SAMPLE)
     run = tmp_path / "run"
     given = TINY | {"log": "wandb", "sample_every": 6}
     assert loop.start(given, [str(text)], out=run, quiet=True).step == 12

@@ -5,20 +5,13 @@ import math
 
 import pytest
 from matplotlib.figure import Figure
+from run_case import TINY, bits
 from test_cli import assert_one_line_error, flatstep
-from test_train import TINY, bits
 
 from flatstep.training import loop, loss_plot
 
 PNG = b"\x89PNG\r\n\x1a\n"
 DRAWN = TINY | {"plot": True}
-
-
-@pytest.fixture
-def text(tmp_path):
-    path = tmp_path / "text.txt"
-    path.write_text("".join(f"line {k:3d} of a small sample.\n" for k in range(60)))
-    return str(path)
 
 
 @pytest.fixture
