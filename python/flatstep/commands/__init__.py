@@ -6,6 +6,9 @@ A command's file imports what its work needs when it runs: the others start with
 import argparse
 from dataclasses import fields
 
+import flatstep
+
+from ..errors import InputError
 from ..training.options import DERIVED, GROUPS, TrainConfig, option_name
 
 
@@ -43,6 +46,31 @@ def add_model(parser):
         help="of a run: best, last or step-N [the one with the best validation loss, if there is "
         "one, else the last]",
     )
+
+
+def add_shape(parser, names):
+    """The arguments that describe a run without a text: --vocab-size, --preset, and the fields of
+    TrainConfig among `names`; shape_of reads them."""
+    parser.add_argument(
+        "--vocab-size", type=int, default=256, metavar="INT", help="of the text [256]"
+    )
+    parser.add_argument("--preset", metavar="NAME", help="the shape of a preset of flatstep train")
+    add_options(parser, names)
+
+
+def shape_of(arguments, names):
+    """(TrainConfig, number of tokens in the vocabulary) of add_shape's arguments; the number of
+    threads is set. Raises InputError."""
+    from ..training.config import make_config
+    from ..training.config_file import combine
+
+    if not 1 <= arguments.vocab_size < 2**31:
+        raise InputError(f"--vocab-size must be from 1 to {2**31 - 1}, got {arguments.vocab_size}")
+    given, _ = combine(given_options(arguments), preset=arguments.preset)
+    config = make_config({name: value for name, value in given.items() if name in names})
+    if config.threads:
+        flatstep.set_num_threads(config.threads)
+    return config, arguments.vocab_size
 
 
 def add_options(parser, names=None):

@@ -8,7 +8,7 @@ import flatstep
 
 from .._memory import available_memory
 from ..errors import InputError
-from . import add_command, add_options, given_options
+from . import add_command, add_shape, shape_of
 
 EXAMPLES = """examples:
   flatstep bench
@@ -31,30 +31,18 @@ def add(commands):
     summary = "Measure the training step on this machine."
     parser = add_command(commands, "bench", run, summary, EXAMPLES)
     parser.add_argument(
-        "--vocab-size", type=int, default=256, metavar="INT", help="of the text [256]"
-    )
-    parser.add_argument("--preset", metavar="NAME", help="the shape of a preset of flatstep train")
-    parser.add_argument(
         "--seconds", type=float, default=2.0, metavar="S", help="for each measurement [2]"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    add_options(parser, OPTIONS)
+    add_shape(parser, OPTIONS)
 
 
 def run(arguments):
     """Prints the figures. Raises InputError."""
-    from ..training.config import make_config
-    from ..training.config_file import combine
-
     if not 0 < arguments.seconds < 1e6:
         raise InputError(f"--seconds must be above 0, got {arguments.seconds}")
-    if not 1 <= arguments.vocab_size < 2**31:
-        raise InputError(f"--vocab-size must be from 1 to {2**31 - 1}, got {arguments.vocab_size}")
-    given, _ = combine(given_options(arguments), preset=arguments.preset)
-    config = make_config({name: value for name, value in given.items() if name in OPTIONS})
-    if config.threads:
-        flatstep.set_num_threads(config.threads)
-    result = measure(config, arguments.vocab_size, arguments.seconds)
+    config, vocab_size = shape_of(arguments, OPTIONS)
+    result = measure(config, vocab_size, arguments.seconds)
     print(json.dumps(result, indent=2) if arguments.json else "\n".join(_lines(result)))
     return 0
 

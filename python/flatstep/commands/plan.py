@@ -2,11 +2,9 @@
 
 import json
 
-import flatstep
-
 from .._memory import available_memory
 from ..errors import InputError
-from . import add_command, add_options, given_options
+from . import add_command, add_shape, shape_of
 
 EXAMPLES = """examples:
   flatstep plan --n-layer 6 --n-head 6 --n-embd 384 --block-size 256 --batch-size 8
@@ -24,30 +22,18 @@ def add(commands):
     """Adds the command's parser."""
     summary = "Show the memory that a training run would take, by part."
     parser = add_command(commands, "plan", run, summary, EXAMPLES)
-    parser.add_argument(
-        "--vocab-size", type=int, default=256, metavar="INT", help="of the text [256]"
-    )
-    parser.add_argument("--preset", metavar="NAME", help="the shape of a preset of flatstep train")
-    add_options(parser, OPTIONS)
+    add_shape(parser, OPTIONS)
     parser.add_argument("--json", action="store_true", help="print one JSON object")
 
 
 def run(arguments):
     """Prints the plan. Raises InputError."""
-    from ..training.config import make_config
-    from ..training.config_file import combine
     from ..training.memory import plan_run
     from ..training.parts import model_shape
 
-    given, _ = combine(given_options(arguments), preset=arguments.preset)
-    config = make_config({name: value for name, value in given.items() if name in OPTIONS})
-    vocab_size = arguments.vocab_size
-    if not 1 <= vocab_size < 2**31:
-        raise InputError(f"--vocab-size must be from 1 to {2**31 - 1}, got {vocab_size}")
+    config, vocab_size = shape_of(arguments, OPTIONS)
     if config.device != "cpu":
         raise InputError(f"--device {config.device}: only cpu can be planned")
-    if config.threads:
-        flatstep.set_num_threads(config.threads)
     plan = plan_run(config, model_shape(config, vocab_size))
     available = available_memory()
     largest = None if available is None else plan.largest_batch(available)

@@ -6,6 +6,7 @@ byte_lengths and files; `load_vocabulary` reads those files again. BPE is in bpe
 
 import codecs
 import json
+from abc import ABC, abstractmethod
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def token_type(size):
     return np.dtype(np.uint8 if size <= 256 else np.uint16 if size <= 65536 else np.uint32)
 
 
-class Vocabulary:
+class Vocabulary(ABC):
     """What the vocabularies share."""
 
     kind = ""
@@ -35,12 +36,21 @@ class Vocabulary:
         """The type of the arrays that encode returns."""
         return token_type(self.size)
 
+    @abstractmethod
     def encode(self, text):
         """The tokens of one document (bytes): 1-D, uint8, uint16 or uint32.
 
         Raises EncodingError, an InputError, if it cannot.
         """
-        raise NotImplementedError
+
+    @abstractmethod
+    def decoder(self):
+        """An object with feed(token), the str of whole characters that a token completes, and
+        end(), what is left then."""
+
+    @abstractmethod
+    def files(self):
+        """{name: bytes} of what load_vocabulary reads again."""
 
     def encode_many(self, texts):
         """Yields the tokens of each text in turn, as an iterable of arrays: a long text has more.
