@@ -2,7 +2,6 @@
 #include "core/backend.h"
 
 #include <cstring>
-#include <new>
 
 #include "core/loss_totals.h"
 #include "core/tasks.h"
@@ -12,6 +11,7 @@
 #include "cpu/gemm.h"
 #include "cpu/gradient.h"
 #include "cpu/isa.h"
+#include "cpu/memory.h"
 #include "cpu/optimizer.h"
 #include "cpu/parallel.h"
 
@@ -19,14 +19,13 @@ namespace flatstep::cpu {
 namespace {
 
 constexpr std::int64_t kColumnsPerTask = 1024;
-constexpr std::align_val_t kAlignment{64};
 
 class CpuBackend final : public Backend {
  public:
   void together(const std::function<void()>& body) const override { with_team(body); }
 
-  void* allocate(std::size_t bytes) const override { return ::operator new(bytes, kAlignment); }
-  void release(void* data) const override { ::operator delete(data, kAlignment); }
+  void* allocate(std::size_t bytes) const override { return cpu::allocate(bytes); }
+  void release(void* data) const override { cpu::release(data); }
   void* allocate_status(std::size_t bytes) const override { return allocate(bytes); }
   void release_status(void* data) const override { release(data); }
   void copy_to_device(void* to, const void* from, std::size_t bytes) const override {

@@ -1,9 +1,7 @@
 #include <pybind11/stl.h>
 
 #include <map>
-#include <memory>
 #include <mutex>
-#include <new>
 #include <optional>
 #include <string>
 
@@ -11,33 +9,11 @@
 #include "flatstep/gpt.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
+#include "python/scratch.h"
 #include "python/unlocked.h"
 
 namespace flatstep::python {
 namespace {
-
-// Memory aligned to cache lines that grows to the largest request.
-class Scratch {
- public:
-  void* at_least(std::size_t bytes) {
-    if (bytes > bytes_) {
-      memory_.reset();
-      bytes_ = 0;
-      memory_.reset(::operator new(bytes, std::align_val_t{64}));
-      bytes_ = bytes;
-    }
-    return memory_.get();
-  }
-
-  std::size_t bytes() const { return bytes_; }
-
- private:
-  struct Free {
-    void operator()(void* memory) const { ::operator delete(memory, std::align_val_t{64}); }
-  };
-  std::unique_ptr<void, Free> memory_;
-  std::size_t bytes_ = 0;
-};
 
 // The model runs there.
 const Place kOnCpu;

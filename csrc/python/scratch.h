@@ -1,52 +1,51 @@
 // Workspaces of calls.
 #pragma once
 
-#if defined(__linux__)
-#  include <sys/mman.h>
-#endif
-
 #include <cstddef>
-#include <new>
 
 #include "flatstep/memory.h"
 
 namespace flatstep::python {
 
-// Memory of the device whose contents do not matter. Much of it comes in huge pages where the CPU's
-// system has them: a page fault for each 4 KB would cost as much as a pass over the memory. On a
-// CUDA device it is taken and given back in the order of the stream, which needs no wait.
+// Memory of a device whose contents do not matter. On a CUDA device it is taken and given back in
+// the order of the stream, which needs no wait.
 class Scratch {
  public:
-  Scratch(std::size_t bytes, const Device& device)
-      : device_(device), alignment_{bytes < kHugePage ? 64 : kHugePage} {
-    if (device.type != DeviceType::cpu) {
-      memory_ = allocate(bytes, device);
-      return;
-    }
-    memory_ = ::operator new(bytes, alignment_);
-#if defined(__linux__)
-    if (bytes >= kHugePage) madvise(memory_, bytes, MADV_HUGEPAGE);
-#endif
-  }
+  explicit Scratch(const Device& device = {}) : device_(device) {}
+  Scratch(std::size_t bytes, const Device& device) : device_(device) { at_least(bytes); }
   ~Scratch() {
-    if (device_.type == DeviceType::cpu) {
-      ::operator delete(memory_, alignment_);
-    } else {
-      try {
-        release(memory_, device_);
-      } catch (...) {  // the call has failed before, with this reason
-      }
+    try {
+      free();
+    } catch (...) {  // the call has failed before, with this reason
     }
   }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
+
+  // Grows to the largest request.
+  void* at_least(std::size_t bytes) {
+    if (memory_ == nullptr || bytes > bytes_) {
+      free();
+      memory_ = allocate(bytes, device_);
+      bytes_ = bytes;
+    }
+    return memory_;
+  }
+
   void* data() const { return memory_; }
+  std::size_t bytes() const { return bytes_; }
 
  private:
-  static constexpr std::size_t kHugePage = std::size_t{1} << 21;
+  void free() {
+    void* memory = memory_;
+    memory_ = nullptr;
+    bytes_ = 0;
+    release(memory, device_);
+  }
+
   const Device device_;
-  const std::align_val_t alignment_;
-  void* memory_;
+  void* memory_ = nullptr;
+  std::size_t bytes_ = 0;
 };
 
 }  // namespace flatstep::python
