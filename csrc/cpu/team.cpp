@@ -31,21 +31,30 @@ bool spin(std::chrono::microseconds limit, Ready ready) {
 
 constexpr std::chrono::microseconds kIdleSpin{100};
 constexpr std::chrono::microseconds kFinishSpin{20};
+constexpr std::int64_t kStretches = 16;
 
 }  // namespace
 
 void Team::run(std::int64_t tasks, TaskFunction function, void* context) {
-  function_.store(function, std::memory_order_relaxed);
-  context_.store(context, std::memory_order_relaxed);
-  tasks_.store(tasks, std::memory_order_relaxed);
   // Several stretches a worker even out their speeds.
-  stretch_.store(std::max<std::int64_t>(1, tasks / (workers_ * 16)), std::memory_order_relaxed);
+  const std::int64_t stretch = std::max<std::int64_t>(1, tasks / (workers_ * kStretches));
+  const std::int64_t stretches = (tasks + stretch - 1) / stretch;
   unfinished_.store(tasks, std::memory_order_relaxed);
   ++job_;
-  // Sequentially consistent with the sleepers' count: either the sleeper sees this job or we see
-  // the sleeper.
-  state_.store(job_ << kCountBits | static_cast<std::uint64_t>(tasks));
-  if (sleepers_.load() > 0) {
+  for (int worker = workers_ - 1; worker >= 0; --worker) {
+    Share& share = shares_[static_cast<std::size_t>(worker)];
+    share.function.store(function, std::memory_order_relaxed);
+    share.context.store(context, std::memory_order_relaxed);
+    share.tasks.store(tasks, std::memory_order_relaxed);
+    share.stretch.store(stretch, std::memory_order_relaxed);
+    const auto begin = static_cast<std::uint64_t>(stretches * worker / workers_);
+    const auto end = static_cast<std::uint64_t>(stretches * (worker + 1) / workers_);
+    share.range.store(job_ << 2 * kIndexBits | begin << kIndexBits | end,
+                      std::memory_order_release);
+  }
+  // Of two threads that add to this count, the later one sees what the other wrote before: either we
+  // see the sleeper, or the sleeper sees this job.
+  if (sleepers_.fetch_add(0) > 0) {
     const std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();
   }
@@ -55,28 +64,48 @@ void Team::run(std::int64_t tasks, TaskFunction function, void* context) {
   while (!spin(kFinishSpin, finished)) std::this_thread::yield();
 }
 
-void Team::work(int worker) {
-  std::uint64_t state = state_.load(std::memory_order_acquire);
-  while ((state & kCountMask) != 0) {
-    const auto left = static_cast<std::int64_t>(state & kCountMask);
-    const TaskFunction function = function_.load(std::memory_order_relaxed);
-    void* context = context_.load(std::memory_order_relaxed);
-    const std::int64_t begin = tasks_.load(std::memory_order_relaxed) - left;
-    const std::int64_t taken = std::min(left, stretch_.load(std::memory_order_relaxed));
-    if (!state_.compare_exchange_weak(state, state - static_cast<std::uint64_t>(taken),
-                                      std::memory_order_acq_rel, std::memory_order_acquire)) {
+std::int64_t Team::empty_share(Share& share, std::uint64_t job, End end, int worker) {
+  const Share& own = shares_[static_cast<std::size_t>(worker)];
+  std::int64_t done = 0;
+  std::uint64_t range = share.range.load(std::memory_order_acquire);
+  while (range >> 2 * kIndexBits == job) {
+    const std::uint64_t first = range >> kIndexBits & kIndexMask, last = range & kIndexMask;
+    if (first == last) break;
+    const TaskFunction function = own.function.load(std::memory_order_relaxed);
+    void* context = own.context.load(std::memory_order_relaxed);
+    const std::int64_t tasks = own.tasks.load(std::memory_order_relaxed);
+    const std::int64_t stretch = own.stretch.load(std::memory_order_relaxed);
+    const bool front = end == End::front;
+    const std::uint64_t left = front ? range + (std::uint64_t{1} << kIndexBits) : range - 1;
+    if (!share.range.compare_exchange_weak(range, left, std::memory_order_acq_rel,
+                                           std::memory_order_acquire)) {
       continue;
     }
-    for (std::int64_t task = begin; task < begin + taken; ++task) function(context, task, worker);
-    unfinished_.fetch_sub(taken, std::memory_order_acq_rel);
-    state = state_.load(std::memory_order_acquire);
+    const std::int64_t begin = static_cast<std::int64_t>(front ? first : last - 1) * stretch;
+    const std::int64_t stop = std::min(tasks, begin + stretch);
+    for (std::int64_t task = begin; task < stop; ++task) function(context, task, worker);
+    done += stop - begin;
+    range = share.range.load(std::memory_order_acquire);
+  }
+  return done;
+}
+
+std::uint64_t Team::job_of(int worker) const {
+  return shares_[static_cast<std::size_t>(worker)].range.load(std::memory_order_acquire) >>
+         2 * kIndexBits;
+}
+
+void Team::work(int worker) {
+  const std::uint64_t job = job_of(worker);
+  for (int i = 0; i < workers_; ++i) {
+    Share& share = shares_[static_cast<std::size_t>((worker + i) % workers_)];
+    const std::int64_t done = empty_share(share, job, i == 0 ? End::front : End::back, worker);
+    if (done > 0) unfinished_.fetch_sub(done, std::memory_order_acq_rel);
   }
 }
 
-void Team::wait_for_job(std::uint64_t seen) {
-  const auto changed = [this, seen] {
-    return (state_.load() >> kCountBits) != seen || stopped_.load();
-  };
+void Team::wait_for_job(int worker, std::uint64_t seen) {
+  const auto changed = [&] { return job_of(worker) != seen || stopped_.load(); };
   if (spin(kIdleSpin, changed)) return;
   sleepers_.fetch_add(1);
   {
@@ -87,11 +116,10 @@ void Team::wait_for_job(std::uint64_t seen) {
 }
 
 void Team::serve(int worker) {
-  std::uint64_t seen = 0;
   while (!stopped_.load()) {
-    seen = state_.load(std::memory_order_acquire) >> kCountBits;
+    const std::uint64_t seen = job_of(worker);
     work(worker);
-    wait_for_job(seen);
+    wait_for_job(worker, seen);
   }
 }
 
