@@ -58,9 +58,15 @@ void multiply_block(const Gemm& call, const Range& rows, const Range& columns, c
   const TileShape shape(call.m, call.n);
   const bool last = depth.begin + depth.size == call.k;
   const std::int64_t row_tiles = blocks(rows.size, shape.rows);
-  parallel_for(row_tiles * blocks(columns.size, shape.columns), [&](std::int64_t task, int) {
-    const Range row = sub_range(rows, task % row_tiles, shape.rows);
-    const Range column = sub_range(columns, task / row_tiles, shape.columns);
+  const std::int64_t column_tiles = blocks(columns.size, shape.columns);
+  // All of a small B stays in the second-level cache. Then a worker has whole rows of C, the same
+  // ones in all products of a step, and finds what it wrote itself.
+  const bool whole_rows = columns.size * depth.size <= kNearFloats;
+  parallel_for(row_tiles * column_tiles, [&](std::int64_t task, int) {
+    const Range row =
+        sub_range(rows, whole_rows ? task / column_tiles : task % row_tiles, shape.rows);
+    const Range column =
+        sub_range(columns, whole_rows ? task % column_tiles : task / row_tiles, shape.columns);
     const float* a = packed_a ? packed_a + (row.begin - rows.begin) * depth.size : nullptr;
     const float* b = packed_b ? packed_b + (column.begin - columns.begin) * depth.size : nullptr;
     multiply_tile(
@@ -123,40 +129,43 @@ void multiply_few_rows(const Gemm& call, float* workspace, const GemmFinish& fin
   });
 }
 
-// C over `rows` += one stretch of k.
-void multiply_stripes(const Gemm& call, const Stripes& stripes, const Range& rows,
-                      const Range& depth, float* packed_a, const GemmFinish& finish) {
+// C over the rows or columns of the shared operand += one stretch of k.
+void multiply_stripes(const Gemm& call, const Stripes& stripes, const Range& shared,
+                      const Range& depth, float* packed_shared) {
   const KernelTable& table = kernels();
-  pack_block(call, rows, {0, 0}, depth, packed_a, nullptr);
-  float* packed = packed_a + round_up(rows.size, table.gemm_rows) * depth.size;
+  const bool own_columns = stripes.own_columns;
+  const std::int64_t panel = own_columns ? table.gemm_rows : table.gemm_columns;
+  if (own_columns) {
+    pack_block(call, shared, {0, 0}, depth, packed_shared, nullptr);
+  } else {
+    pack_block(call, {0, 0}, shared, depth, nullptr, packed_shared);
+  }
+  float* packed_own = packed_shared + round_up(shared.size, panel) * depth.size;
   const std::int64_t step = table.gemm_depth;
   const std::int64_t most =
-      std::min(depth.size, round_down(stripes.floats / stripes.columns, step));
-  const std::int64_t tile_rows = TileShape(call.m, call.n).rows;
-  const Range all_columns{0, call.n};
-  parallel_for(blocks(call.n, stripes.columns), [&](std::int64_t task, int worker) {
-    const Range column = sub_range(all_columns, task, stripes.columns);
-    float* packed_b = packed + worker * stripes.floats;
+      std::min(depth.size, round_down(stripes.floats / stripes.own, step));
+  const std::int64_t tile = panel * (own_columns ? kTileRowPanels : kTileColumnPanels);
+  const Range all{0, own_columns ? call.n : call.m};
+  parallel_for(blocks(all.size, stripes.own), [&](std::int64_t task, int worker) {
+    const Range own = sub_range(all, task, stripes.own);
+    float* packed = packed_own + worker * stripes.floats;
     for (std::int64_t p = 0; p < depth.size; p += most) {
       const Range part{depth.begin + p, std::min(most, depth.size - p)};
-      const bool last = part.begin + part.size == call.k;
-      table.gemm_pack_b(call, column.begin, column.size, part.begin, part.size, packed_b);
-      for (std::int64_t i = 0; i < blocks(rows.size, tile_rows); ++i) {
-        const Range row = sub_range(rows, i, tile_rows);
-        const float* a = packed_a + (row.begin - rows.begin) * depth.size + p * table.gemm_rows;
+      const auto pack = own_columns ? table.gemm_pack_b : table.gemm_pack_a;
+      pack(call, own.begin, own.size, part.begin, part.size, packed);
+      for (std::int64_t i = 0; i < blocks(shared.size, tile); ++i) {
+        const Range other = sub_range(shared, i, tile);
+        const GemmOperand theirs{
+            packed_shared + (other.begin - shared.begin) * depth.size + p * panel, depth.size,
+            panel, false};
+        const GemmOperand ours = own_columns ? operand_b(call, packed, own.begin, part)
+                                             : operand_a(call, packed, own.begin, part);
+        const Range& row = own_columns ? other : own;
+        const Range& column = own_columns ? own : other;
         multiply_tile(call,
-                      {row.begin,
-                       row.size,
-                       column.begin,
-                       column.size,
-                       0,
-                       {a, depth.size, table.gemm_rows, false},
-                       operand_b(call, packed_b, column.begin, part),
-                       false},
+                      {row.begin, row.size, column.begin, column.size, 0,
+                       own_columns ? theirs : ours, own_columns ? ours : theirs, false},
                       part);
-        if (last && finish.function != nullptr) {
-          finish.function(finish.context, {row.begin, row.size, column.begin, column.size});
-        }
       }
     }
   });
@@ -179,11 +188,13 @@ void gemm(const Gemm& call, float* workspace, const GemmFinish& finish) {
     return;
   }
   const Range all_rows{0, call.m}, all_columns{0, call.n}, all_depth{0, call.k};
-  if (const Stripes stripes(call); pack_a && pack_b && stripes.columns > 0) {
-    for (std::int64_t i = 0; i < blocks(call.m, stripes.rows); ++i) {
+  if (const Stripes stripes(call);
+      pack_a && pack_b && stripes.own > 0 && finish.function == nullptr) {
+    const Range all_shared = stripes.own_columns ? all_rows : all_columns;
+    for (std::int64_t i = 0; i < blocks(all_shared.size, stripes.shared); ++i) {
       for (std::int64_t p = 0; p < blocks(call.k, stripes.depth); ++p) {
-        multiply_stripes(call, stripes, sub_range(all_rows, i, stripes.rows),
-                         sub_range(all_depth, p, stripes.depth), workspace, finish);
+        multiply_stripes(call, stripes, sub_range(all_shared, i, stripes.shared),
+                         sub_range(all_depth, p, stripes.depth), workspace);
       }
     }
     return;

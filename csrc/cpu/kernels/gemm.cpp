@@ -63,17 +63,28 @@ __attribute__((noinline)) void multiply_panels(std::int64_t depth, const float* 
   };
   // Counting takes the units that multiply, so two steps share it.
   std::int64_t p = 0;
-  for (; p + 2 <= depth; p += 2) {
-    if (kRowMajor && p % kLine == 0) {  // more streams than the processor foresees
+  const auto steps_until = [&](std::int64_t end, const auto& fetch) __attribute__((always_inline)) {
+    for (; p + 2 <= end; p += 2) {
+      if (kRowMajor && p % kLine == 0) {  // more streams than the processor foresees
 #pragma GCC unroll 16
-      for (int i = 0; i < kTileRows; ++i) {
-        __builtin_prefetch(base[i / 3] + i % 3 * a_step + 2 * kLine);
+        for (int i = 0; i < kTileRows; ++i) {
+          __builtin_prefetch(base[i / 3] + i % 3 * a_step + 2 * kLine);
+        }
       }
+      fetch();
+      add_step(0);
+      add_step(1);
+      advance(2);
     }
-    add_step(0);
-    add_step(1);
-    advance(2);
-  }
+  };
+  // C is written at the end, and by then in the nearest cache.
+  const float* written = c;
+  steps_until(std::min<std::int64_t>(depth, 2 * kTileRows), [&] {
+    __builtin_prefetch(written, 1);
+    __builtin_prefetch(written + kLine, 1);
+    written += ldc;
+  });
+  steps_until(depth, [] {});
   if (p < depth) add_step(0);
 #pragma GCC unroll 16
   for (int i = 0; i < kTileRows; ++i) {
@@ -154,15 +165,15 @@ void edge_tile(const Gemm& gemm, MultiplyPanels multiply, const GemmTile& tile, 
 void multiply_tile(const Gemm& gemm, const GemmTile& tile) {
   const TileFunctions& functions = functions_of(tile);
   const bool add = !tile.first || gemm.accumulate;
-  for (std::int64_t j = 0; j < tile.columns; j += kColumns) {
-    const float* b = tile.b.data + j * tile.b.panel_step;
-    const std::int64_t column = tile.column + j;
-    const float* bias = tile.first && gemm.bias != nullptr ? gemm.bias + column : nullptr;
-    for (std::int64_t i = 0; i < tile.rows; i += kRows) {
-      const float* a = tile.a.data + i * tile.a.panel_step;
-      const std::int64_t row = tile.row + i;
-      const std::int64_t rows = std::min<std::int64_t>(kRows, tile.rows - i);
-      const MultiplyPanels multiply = functions.of[rows - 1];
+  for (std::int64_t i = 0; i < tile.rows; i += kRows) {
+    const float* a = tile.a.data + i * tile.a.panel_step;
+    const std::int64_t row = tile.row + i;
+    const std::int64_t rows = std::min<std::int64_t>(kRows, tile.rows - i);
+    const MultiplyPanels multiply = functions.of[rows - 1];
+    for (std::int64_t j = 0; j < tile.columns; j += kColumns) {
+      const float* b = tile.b.data + j * tile.b.panel_step;
+      const std::int64_t column = tile.column + j;
+      const float* bias = tile.first && gemm.bias != nullptr ? gemm.bias + column : nullptr;
       if (column + kColumns <= gemm.n) {
         multiply(tile.depth, a, tile.a.step, b, tile.b.step,
                  static_cast<float*>(gemm.c) + row * gemm.ldc + column, gemm.ldc, add, bias);
