@@ -1,7 +1,8 @@
 // Causal attention of one head, in blocks of rows: only the columns up to the diagonal block are
-// computed, and no more than one block of scores exists. Keys and values are packed for the matrix
-// product once a head. The backward pass computes the weights again from the saved log-sum-exp (Dao
-// et al. 2022, arXiv:2205.14135) and the dropout mask again from its counter.
+// computed. Keys and values are packed for the matrix product once a head. The backward pass
+// computes the weights again from the saved log-sum-exp (Dao et al. 2022, arXiv:2205.14135) and the
+// dropout mask again from its counter, and keeps those of a group of blocks: a product with many
+// rows of them is faster than many with few.
 //   S = Q K^T / sqrt(width),  P = softmax(S),  O = (P * mask) V
 //   dV = (P * mask)^T dO,  dP = dO V^T * mask,  dS = P * (dP - rowsum(dO * O)),
 //   dQ = dS K / sqrt(width),  dK = dS^T Q / sqrt(width)
@@ -10,14 +11,17 @@
 #include "cpu/isa.h"
 #include "cpu/kernels/vector.h"
 #include "element/exponential.h"
-#include "gpt/cpu_kernels/softmax.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
-// Rows of scores at a time: a few panels of the matrix product.
-constexpr std::int64_t kBlock = 48;
+// Rows of scores at a time: a few panels of the matrix product; and of a group, whole blocks.
+constexpr std::int64_t kBlock = 36;
+constexpr std::int64_t kGroup = 4 * kBlock;
+
+// Weights are computed up to whole vectors; beyond the diagonal they are 0.
+constexpr std::int64_t kLanes = kLanesOf<float>;
 
 // Where one head of one sequence lies in the interleaved buffers.
 struct Head {
@@ -45,19 +49,27 @@ std::int64_t whole_panels(std::int64_t columns) {
   return (columns + panel - 1) / panel * panel;
 }
 
+std::int64_t whole_vectors(std::int64_t columns) {
+  return (columns + kLanes - 1) / kLanes * kLanes;
+}
+
 std::int64_t packed_floats(std::int64_t columns, std::int64_t depth) {
   return whole_panels(columns) * depth;
 }
 
+// Between rows of scores: an odd number of cache lines, so that a column of them has room in the
+// nearest cache.
+std::int64_t score_stride(std::int64_t columns) { return whole_panels(columns) + 16; }
+
 struct Scratch {
-  float* scores;       // [kBlock, whole panels]
+  float* scores;       // [kGroup, stride]
   float* weights;      // the same, backward: the gradient of the weights
-  float* multipliers;  // [length]
+  float* multipliers;  // [length, rounded up]
   // Packed operands of the products.
   float* across;        // K^T
   float* value_across;  // V^T, backward only
   float* along;         // V, backward: K
-  float* block;         // of one block: gradient of the output, then the queries
+  float* group;         // of one group: gradient of the output, then the queries
   std::int64_t floats;
 
   // A null base only counts the floats.
@@ -67,13 +79,14 @@ struct Scratch {
       floats += (size + 15) / 16 * 16;
       return at;
     };
-    scores = take(kBlock * whole_panels(length));
-    weights = take(kBlock * whole_panels(length));
-    multipliers = take(length);
+    const std::int64_t rows = std::min(kGroup, length);
+    scores = take(rows * score_stride(length));
+    weights = take(rows * score_stride(length));
+    multipliers = take(whole_vectors(length));
     across = take(packed_floats(length, width));
     value_across = take(packed_floats(length, width));
     along = take(packed_floats(width, length));
-    block = take(packed_floats(width, kBlock));
+    group = take(packed_floats(width, rows));
   }
 };
 
@@ -88,10 +101,14 @@ struct Operand {
   bool transpose;
 };
 
-// The second operand of products, packed: `columns` of them, with `depth` elements each.
+// The second operand of products, packed, from a row of it on.
 struct PackedOperand {
   const float* data;
-  std::int64_t columns, depth;
+  std::int64_t panel_step;
+
+  PackedOperand from(std::int64_t row) const {
+    return {data + row * kernels().gemm_columns, panel_step};
+  }
 };
 
 PackedOperand pack(const Operand& b, std::int64_t columns, std::int64_t depth, float* to) {
@@ -102,10 +119,10 @@ PackedOperand pack(const Operand& b, std::int64_t columns, std::int64_t depth, f
   call.b = b.data;
   call.ldb = b.stride;
   kernels().gemm_pack_b(call, 0, columns, 0, depth, to);
-  return {to, columns, depth};
+  return {to, depth};
 }
 
-// c = op(a) b, or c += with add, for the first n columns and the first k elements of depth of b.
+// c = op(a) b, or c += with add, for the first n columns and the first k rows of b.
 void multiply(const Operand& a, const PackedOperand& b, std::int64_t m, std::int64_t n,
               std::int64_t k, float* c, std::int64_t ldc, bool add) {
   Gemm call{};
@@ -122,12 +139,41 @@ void multiply(const Operand& a, const PackedOperand& b, std::int64_t m, std::int
                              n,
                              k,
                              {a.data, panel_step, a.stride, !a.transpose},
-                             {b.data, b.depth, kernels().gemm_columns, false},
+                             {b.data, b.panel_step, kernels().gemm_columns, false},
                              true});
 }
 
-void drop_row(const Attention& a, const Head& head, std::int64_t i, float* multipliers) {
-  kernels().dropout_multipliers(a.dropout, head.mask_offset + i * a.length, i + 1, multipliers);
+// The dropout multipliers of row i, for `size` elements.
+const float* drop_row(const Attention& a, const Head& head, std::int64_t i, std::int64_t size,
+                      float* multipliers) {
+  kernels().dropout_multipliers(a.dropout, head.mask_offset + i * a.length, size, multipliers);
+  return multipliers;
+}
+
+// Turns row i of the scores, for columns up to `columns`, into exp(score - maximum), dropped;
+// returns the sum before the dropout and sets the log-sum-exp.
+float exponentials(const Attention& a, const Head& head, std::int64_t i, std::int64_t columns,
+                   float* row, float* multipliers) {
+  const std::int64_t size = whole_vectors(i + 1);
+  std::fill(row + i + 1, row + size, -kInfinite<float>);
+  float maximum = -kInfinite<float>;
+#pragma omp simd reduction(max : maximum)
+  for (std::int64_t j = 0; j < size; ++j) maximum = row[j] > maximum ? row[j] : maximum;
+  maximum *= head.scale;
+  float sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (std::int64_t j = 0; j < size; ++j) {
+    row[j] = exp_nonpositive(multiply_add(row[j], head.scale, -maximum));
+    sum += row[j];
+  }
+  if (a.drop) {
+    drop_row(a, head, i, size, multipliers);
+#pragma omp simd
+    for (std::int64_t j = 0; j < size; ++j) row[j] *= multipliers[j];
+  }
+  if (size < columns) std::fill(row + size, row + columns, 0.0f);
+  a.log_sum[head.log_sum_offset + i] = maximum + std::log(sum);
+  return sum;
 }
 
 void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, float* base) {
@@ -138,48 +184,55 @@ void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, 
   const float* value = key + head.part;
   const PackedOperand keys = pack({key, head.stride, true}, a.length, a.width, scratch.across);
   const PackedOperand values = pack({value, head.stride, false}, a.width, a.length, scratch.along);
-  float* out = a.out + head.out_offset;
+  const std::int64_t stride = score_stride(a.length);
   for (std::int64_t first = 0; first < a.length; first += kBlock) {
     const std::int64_t rows = std::min(kBlock, a.length - first);
     const std::int64_t columns = first + rows;
-    const std::int64_t stride = whole_panels(columns);
-    multiply({query + first * head.stride, head.stride, false}, keys, rows, stride, a.width,
-             scratch.scores, stride, false);
+    multiply({query + first * head.stride, head.stride, false}, keys, rows, whole_panels(columns),
+             a.width, scratch.scores, stride, false);
+    float inverse[kBlock];
     for (std::int64_t r = 0; r < rows; ++r) {
-      float* row = scratch.scores + r * stride;
-      const std::int64_t i = first + r;
-      a.log_sum[head.log_sum_offset + i] = softmax(row, i + 1, head.scale);
-      std::fill(row + i + 1, row + columns, 0.0f);
-      if (a.drop) {
-        drop_row(a, head, i, scratch.multipliers);
-#pragma omp simd
-        for (std::int64_t j = 0; j <= i; ++j) row[j] *= scratch.multipliers[j];
-      }
+      inverse[r] = 1.0f / exponentials(a, head, first + r, columns, scratch.scores + r * stride,
+                                       scratch.multipliers);
     }
-    multiply({scratch.scores, stride, false}, values, rows, a.width, columns,
-             out + first * head.out_stride, head.out_stride, false);
+    float* out = a.out + head.out_offset + first * head.out_stride;
+    multiply({scratch.scores, stride, false}, values, rows, a.width, columns, out, head.out_stride,
+             false);
+    for (std::int64_t r = 0; r < rows; ++r) {
+#pragma omp simd
+      for (std::int64_t j = 0; j < a.width; ++j) out[r * head.out_stride + j] *= inverse[r];
+    }
   }
 }
 
-// Turns a row of scores into dropped weights (scores) and the gradient of the scores (weights).
+// Turns row i of the scores, for columns up to `columns`, into dropped weights (scores) and the
+// gradient of the scores (weights).
 void backward_row(const Attention& a, const Head& head, std::int64_t i, std::int64_t columns,
-                  float grad_dot_out, float* scores, float* weights, float* multipliers) {
+                  float grad_dot_out, float* __restrict scores, float* __restrict weights,
+                  float* __restrict multipliers) {
   const float log_sum = a.log_sum[head.log_sum_offset + i];
-  const std::int64_t allowed = i + 1;
+  const std::int64_t size = whole_vectors(i + 1);
+  std::fill(scores + i + 1, scores + size, -kInfinite<float>);
   if (a.drop) {
-    drop_row(a, head, i, multipliers);
-  } else {
-    std::fill(multipliers, multipliers + allowed, 1.0f);
-  }
+    drop_row(a, head, i, size, multipliers);
 #pragma omp simd
-  for (std::int64_t j = 0; j < allowed; ++j) {
-    const float probability = exp_nonpositive(multiply_add(scores[j], head.scale, -log_sum));
-    const float grad = multiply_add(weights[j], multipliers[j], -grad_dot_out);
-    weights[j] = probability * grad * head.scale;
-    scores[j] = probability * multipliers[j];
+    for (std::int64_t j = 0; j < size; ++j) {
+      const float probability = exp_nonpositive(multiply_add(scores[j], head.scale, -log_sum));
+      const float grad = multiply_add(weights[j], multipliers[j], -grad_dot_out);
+      weights[j] = probability * grad * head.scale;
+      scores[j] = probability * multipliers[j];
+    }
+  } else {
+#pragma omp simd
+    for (std::int64_t j = 0; j < size; ++j) {
+      const float probability = exp_nonpositive(multiply_add(scores[j], head.scale, -log_sum));
+      weights[j] = probability * (weights[j] - grad_dot_out) * head.scale;
+      scores[j] = probability;
+    }
   }
-  std::fill(scores + allowed, scores + columns, 0.0f);
-  std::fill(weights + allowed, weights + columns, 0.0f);
+  if (size < columns) std::fill(scores + size, scores + columns, 0.0f);
+  // Beyond the diagonal, where a gradient that is not finite would leave NaN.
+  std::fill(weights + i + 1, weights + std::max(size, columns), 0.0f);
 }
 
 // rowsum(dO * O) of position i.
@@ -208,29 +261,39 @@ void attention_backward(const AttentionBackward& task, std::int64_t batch, std::
   const PackedOperand values_across =
       pack({value, head.stride, true}, a.length, a.width, scratch.value_across);
   const PackedOperand keys = pack({key, head.stride, false}, a.width, a.length, scratch.along);
-  for (std::int64_t i = 0; i < a.length; ++i) {
-    std::fill_n(grad_key + i * head.stride, a.width, 0.0f);
-    std::fill_n(grad_value + i * head.stride, a.width, 0.0f);
-  }
-  for (std::int64_t first = 0; first < a.length; first += kBlock) {
-    const std::int64_t rows = std::min(kBlock, a.length - first);
-    const std::int64_t columns = first + rows;
-    const std::int64_t stride = whole_panels(columns);
-    const Operand block_query{query + first * head.stride, head.stride, false};
-    const Operand block_grad{grad_out + first * head.out_stride, head.out_stride, false};
-    multiply(block_query, keys_across, rows, stride, a.width, scratch.scores, stride, false);
-    multiply(block_grad, values_across, rows, stride, a.width, scratch.weights, stride, false);
-    for (std::int64_t r = 0; r < rows; ++r) {
-      const std::int64_t at = (first + r) * head.out_stride;
-      backward_row(a, head, first + r, columns, grad_dot_out(grad_out + at, out + at, a.width),
-                   scratch.scores + r * stride, scratch.weights + r * stride, scratch.multipliers);
+  const std::int64_t stride = score_stride(a.length);
+  for (std::int64_t group = 0; group < a.length; group += kGroup) {
+    const std::int64_t end = std::min(group + kGroup, a.length);
+    for (std::int64_t first = group; first < end; first += kBlock) {
+      const std::int64_t rows = std::min(kBlock, end - first);
+      const std::int64_t columns = first + rows, panels = whole_panels(columns);
+      float* scores = scratch.scores + (first - group) * stride;
+      float* weights = scratch.weights + (first - group) * stride;
+      multiply({query + first * head.stride, head.stride, false}, keys_across, rows, panels,
+               a.width, scores, stride, false);
+      multiply({grad_out + first * head.out_stride, head.out_stride, false}, values_across, rows,
+               panels, a.width, weights, stride, false);
+      for (std::int64_t r = 0; r < rows; ++r) {
+        const std::int64_t at = (first + r) * head.out_stride;
+        backward_row(a, head, first + r, columns, grad_dot_out(grad_out + at, out + at, a.width),
+                     scores + r * stride, weights + r * stride, scratch.multipliers);
+      }
+      multiply({weights, stride, false}, keys, rows, a.width, columns,
+               grad_query + first * head.stride, head.stride, false);
     }
-    multiply({scratch.scores, stride, true}, pack(block_grad, a.width, rows, scratch.block),
-             columns, a.width, rows, grad_value, head.stride, true);
-    multiply({scratch.weights, stride, false}, keys, rows, a.width, columns,
-             grad_query + first * head.stride, head.stride, false);
-    multiply({scratch.weights, stride, true}, pack(block_query, a.width, rows, scratch.block),
-             columns, a.width, rows, grad_key, head.stride, true);
+    // The rows of the group from the diagonal on add to the gradients of a block of keys.
+    const auto add_to = [&](float* grad, const float* factors, const Operand& others) {
+      const PackedOperand packed = pack(others, a.width, end - group, scratch.group);
+      for (std::int64_t first = 0; first < end; first += kBlock) {
+        const std::int64_t row = std::max(first, group) - group;
+        multiply({factors + row * stride + first, stride, true}, packed.from(row),
+                 std::min(kBlock, end - first), a.width, end - group - row,
+                 grad + first * head.stride, head.stride, first < group);
+      }
+    };
+    add_to(grad_value, scratch.scores,
+           {grad_out + group * head.out_stride, head.out_stride, false});
+    add_to(grad_key, scratch.weights, {query + group * head.stride, head.stride, false});
   }
 }
 
