@@ -129,42 +129,34 @@ void multiply_few_rows(const Gemm& call, float* workspace, const GemmFinish& fin
   });
 }
 
-// C over the rows or columns of the shared operand += one stretch of k.
-void multiply_stripes(const Gemm& call, const Stripes& stripes, const Range& shared,
-                      const Range& depth, float* packed_shared) {
+// C over `rows` += one stretch of k.
+void multiply_stripes(const Gemm& call, const Stripes& stripes, const Range& rows,
+                      const Range& depth, float* packed_a) {
   const KernelTable& table = kernels();
-  const bool own_columns = stripes.own_columns;
-  const std::int64_t panel = own_columns ? table.gemm_rows : table.gemm_columns;
-  if (own_columns) {
-    pack_block(call, shared, {0, 0}, depth, packed_shared, nullptr);
-  } else {
-    pack_block(call, {0, 0}, shared, depth, nullptr, packed_shared);
-  }
-  float* packed_own = packed_shared + round_up(shared.size, panel) * depth.size;
-  const std::int64_t step = table.gemm_depth;
+  pack_block(call, rows, {0, 0}, depth, packed_a, nullptr);
+  float* packed = packed_a + round_up(rows.size, table.gemm_rows) * depth.size;
   const std::int64_t most =
-      std::min(depth.size, round_down(stripes.floats / stripes.own, step));
-  const std::int64_t tile = panel * (own_columns ? kTileRowPanels : kTileColumnPanels);
-  const Range all{0, own_columns ? call.n : call.m};
-  parallel_for(blocks(all.size, stripes.own), [&](std::int64_t task, int worker) {
-    const Range own = sub_range(all, task, stripes.own);
-    float* packed = packed_own + worker * stripes.floats;
+      std::min(depth.size, round_down(stripes.floats / stripes.columns, table.gemm_depth));
+  const std::int64_t tile_rows = kTileRowPanels * table.gemm_rows;
+  const Range all_columns{0, call.n};
+  parallel_for(blocks(call.n, stripes.columns), [&](std::int64_t task, int worker) {
+    const Range column = sub_range(all_columns, task, stripes.columns);
+    float* packed_b = packed + worker * stripes.floats;
     for (std::int64_t p = 0; p < depth.size; p += most) {
       const Range part{depth.begin + p, std::min(most, depth.size - p)};
-      const auto pack = own_columns ? table.gemm_pack_b : table.gemm_pack_a;
-      pack(call, own.begin, own.size, part.begin, part.size, packed);
-      for (std::int64_t i = 0; i < blocks(shared.size, tile); ++i) {
-        const Range other = sub_range(shared, i, tile);
-        const GemmOperand theirs{
-            packed_shared + (other.begin - shared.begin) * depth.size + p * panel, depth.size,
-            panel, false};
-        const GemmOperand ours = own_columns ? operand_b(call, packed, own.begin, part)
-                                             : operand_a(call, packed, own.begin, part);
-        const Range& row = own_columns ? other : own;
-        const Range& column = own_columns ? own : other;
+      table.gemm_pack_b(call, column.begin, column.size, part.begin, part.size, packed_b);
+      for (std::int64_t i = 0; i < blocks(rows.size, tile_rows); ++i) {
+        const Range row = sub_range(rows, i, tile_rows);
+        const float* a = packed_a + (row.begin - rows.begin) * depth.size + p * table.gemm_rows;
         multiply_tile(call,
-                      {row.begin, row.size, column.begin, column.size, 0,
-                       own_columns ? theirs : ours, own_columns ? ours : theirs, false},
+                      {row.begin,
+                       row.size,
+                       column.begin,
+                       column.size,
+                       0,
+                       {a, depth.size, table.gemm_rows, false},
+                       operand_b(call, packed_b, column.begin, part),
+                       false},
                       part);
       }
     }
@@ -189,11 +181,10 @@ void gemm(const Gemm& call, float* workspace, const GemmFinish& finish) {
   }
   const Range all_rows{0, call.m}, all_columns{0, call.n}, all_depth{0, call.k};
   if (const Stripes stripes(call);
-      pack_a && pack_b && stripes.own > 0 && finish.function == nullptr) {
-    const Range all_shared = stripes.own_columns ? all_rows : all_columns;
-    for (std::int64_t i = 0; i < blocks(all_shared.size, stripes.shared); ++i) {
+      pack_a && pack_b && stripes.columns > 0 && finish.function == nullptr) {
+    for (std::int64_t i = 0; i < blocks(call.m, stripes.rows); ++i) {
       for (std::int64_t p = 0; p < blocks(call.k, stripes.depth); ++p) {
-        multiply_stripes(call, stripes, sub_range(all_shared, i, stripes.shared),
+        multiply_stripes(call, stripes, sub_range(all_rows, i, stripes.rows),
                          sub_range(all_depth, p, stripes.depth), workspace);
       }
     }

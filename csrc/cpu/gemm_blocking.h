@@ -120,31 +120,26 @@ struct TileShape {
   }
 };
 
-// How a product is worked on that packs A and B, a weight's gradient: all threads pack the smaller
-// of them, if there is room for all of k; of the other, each task packs the rows or columns that it
-// needs itself. Those it has in its second-level cache, and nobody waits for them.
+// How a wide product is worked on that packs A and B, a weight's gradient: all threads pack A, if
+// there is room for all of k; of B, each task packs the columns that it needs itself. Those it has
+// in its second-level cache, and nobody waits for them.
 struct Stripes {
-  bool own_columns;             // of B; else rows of A
-  std::int64_t shared, depth;   // of the other operand, packed at a time
-  std::int64_t own = 0, floats;  // of a task, 0 if this way is none; of its operand, for each worker
+  std::int64_t rows, depth;        // of A, packed at a time
+  std::int64_t columns = 0, floats;  // of a task, 0 if this way is none; of B, for each worker
 
-  explicit Stripes(const Gemm& call) : own_columns(call.n >= call.m) {
+  explicit Stripes(const Gemm& call) : rows(std::min(call.m, kPackedRows)) {
     const KernelTable& table = kernels();
-    const std::int64_t row = table.gemm_rows, column = table.gemm_columns;
-    const std::int64_t own_panel = own_columns ? column : row, workers = worker_count();
-    shared = own_columns ? std::min(call.m, kPackedRows) : std::min(call.n, kPackedColumns);
-    const std::int64_t padded = round_up(shared, own_columns ? row : column);
-    const std::int64_t panels = blocks(own_columns ? call.n : call.m, own_panel);
-    const std::int64_t most = (own_columns ? kTileColumnPanels : 2 * kTileRowPanels);
-    if (panels < 2 * workers) return;
-    std::int64_t turns = 2;
-    while (blocks(panels, workers * turns) > most) ++turns;
-    const std::int64_t stripe = blocks(panels, workers * turns) * own_panel;
+    const std::int64_t panels = blocks(call.n, table.gemm_columns), workers = worker_count();
+    if (call.n <= call.m || panels < 2 * workers) return;
+    std::int64_t turns = 2;  // every worker has as many stripes
+    while (blocks(panels, workers * turns) > kTileColumnPanels) ++turns;
+    const std::int64_t stripe = blocks(panels, workers * turns) * table.gemm_columns;
+    const std::int64_t padded = round_up(rows, table.gemm_rows);
     const std::int64_t step = std::min(call.k, table.gemm_depth);
     const std::int64_t room = most_packed_floats(call.m, call.n, call.k);
     const std::int64_t left = room - workers * round_up(stripe * step, kLine);
     if (left < padded * step) return;
-    own = stripe;
+    columns = stripe;
     depth = std::min(call.k, left / padded / step * step);
     floats = (room - padded * depth) / workers / kLine * kLine;
   }
