@@ -23,6 +23,10 @@ constexpr int kColumns = 2 * kWidth;
 // keeps up; fewer visits of C matter more (bench/gemm.py).
 constexpr std::int64_t kDepth = kVectorBytes == 64 ? 512 : 384;
 
+// Whether a panel of B stays in the nearest cache while it meets all of A's. Where it does not, A's
+// does, and stretches of C are written one after the other.
+constexpr bool kKeepsB = kColumns * kDepth * sizeof(float) <= 32 << 10;
+
 // How an operand lies. Element (i, p) of A is at i + p * kRows where packed, at i * step + p where
 // row_major, else at i + p * step; row p of B is at p * kColumns where packed, else at p * step.
 enum class Order { packed, row_major, strided };
@@ -165,21 +169,27 @@ void edge_tile(const Gemm& gemm, MultiplyPanels multiply, const GemmTile& tile, 
 void multiply_tile(const Gemm& gemm, const GemmTile& tile) {
   const TileFunctions& functions = functions_of(tile);
   const bool add = !tile.first || gemm.accumulate;
-  for (std::int64_t i = 0; i < tile.rows; i += kRows) {
+  const auto panels = [&](std::int64_t i, std::int64_t j) {
     const float* a = tile.a.data + i * tile.a.panel_step;
-    const std::int64_t row = tile.row + i;
+    const float* b = tile.b.data + j * tile.b.panel_step;
+    const std::int64_t row = tile.row + i, column = tile.column + j;
     const std::int64_t rows = std::min<std::int64_t>(kRows, tile.rows - i);
     const MultiplyPanels multiply = functions.of[rows - 1];
+    if (column + kColumns > gemm.n) {
+      edge_tile(gemm, multiply, tile, row, rows, column, a, b);
+      return;
+    }
+    const float* bias = tile.first && gemm.bias != nullptr ? gemm.bias + column : nullptr;
+    multiply(tile.depth, a, tile.a.step, b, tile.b.step,
+             static_cast<float*>(gemm.c) + row * gemm.ldc + column, gemm.ldc, add, bias);
+  };
+  if constexpr (kKeepsB) {
     for (std::int64_t j = 0; j < tile.columns; j += kColumns) {
-      const float* b = tile.b.data + j * tile.b.panel_step;
-      const std::int64_t column = tile.column + j;
-      const float* bias = tile.first && gemm.bias != nullptr ? gemm.bias + column : nullptr;
-      if (column + kColumns <= gemm.n) {
-        multiply(tile.depth, a, tile.a.step, b, tile.b.step,
-                 static_cast<float*>(gemm.c) + row * gemm.ldc + column, gemm.ldc, add, bias);
-      } else {
-        edge_tile(gemm, multiply, tile, row, rows, column, a, b);
-      }
+      for (std::int64_t i = 0; i < tile.rows; i += kRows) panels(i, j);
+    }
+  } else {
+    for (std::int64_t i = 0; i < tile.rows; i += kRows) {
+      for (std::int64_t j = 0; j < tile.columns; j += kColumns) panels(i, j);
     }
   }
 }
