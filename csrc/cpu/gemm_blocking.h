@@ -124,7 +124,7 @@ struct TileShape {
 // there is room for all of k; of B, each task packs the columns that it needs itself. Those it has
 // in its second-level cache, and nobody waits for them.
 struct Stripes {
-  std::int64_t rows, depth;        // of A, packed at a time
+  std::int64_t rows, depth;          // of A, packed at a time
   std::int64_t columns = 0, floats;  // of a task, 0 if this way is none; of B, for each worker
 
   explicit Stripes(const Gemm& call) : rows(std::min(call.m, kPackedRows)) {

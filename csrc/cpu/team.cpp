@@ -52,8 +52,8 @@ void Team::run(std::int64_t tasks, TaskFunction function, void* context) {
     share.range.store(job_ << 2 * kIndexBits | begin << kIndexBits | end,
                       std::memory_order_release);
   }
-  // Of two threads that add to this count, the later one sees what the other wrote before: either we
-  // see the sleeper, or the sleeper sees this job.
+  // Of two threads that add to this count, the later one sees what the other wrote before: either
+  // we see the sleeper, or the sleeper sees this job.
   if (sleepers_.fetch_add(0) > 0) {
     const std::lock_guard<std::mutex> lock(mutex_);
     wake_.notify_all();

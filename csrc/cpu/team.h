@@ -1,8 +1,9 @@
 // How the threads of one OpenMP region share tasks. An OpenMP loop ends in a barrier that waits for
 // every thread, also for one that the operating system has put aside; on a busy machine that costs
 // milliseconds, a hundred times a step. Here the caller of a job waits only for tasks that another
-// thread has begun; a thread that sleeps has begun none. Each thread has the same part of the tasks of
-// every job of a size, as far as it keeps up: what one job left in its caches, the next one finds.
+// thread has begun; a thread that sleeps has begun none. Each thread has the same part of the tasks
+// of every job of a size, as far as it keeps up: what one job left in its caches, the next one
+// finds.
 #pragma once
 
 #include <atomic>

@@ -1,10 +1,13 @@
 // The public C++ API as an embedding program uses it: results, kinds of errors, nothing written.
 #include <cmath>
+#include <cstdint>
+#include <new>
 #include <vector>
 
 #include "check.h"
 #include "flatstep/flatstep.h"
 #include "flatstep/gpt.h"
+#include "flatstep/memory.h"
 
 namespace {
 
@@ -142,6 +145,30 @@ void test_recompute() {
   CHECK(gpt.memory(1, 5, true).activations < gpt.memory(1, 5, false).activations / 2);
 }
 
+// Small pieces and those in huge pages; what cannot be had is bad_alloc.
+void test_memory() {
+  const Device cpu;
+  for (const std::size_t bytes : {std::size_t{0}, std::size_t{1}, std::size_t{100},
+                                  (std::size_t{2} << 20) - 1, (std::size_t{2} << 20) + 1}) {
+    auto* memory = static_cast<unsigned char*>(allocate(bytes, cpu));
+    CHECK(memory != nullptr);
+    CHECK(reinterpret_cast<std::uintptr_t>(memory) % 64 == 0);
+    for (std::size_t i = 0; i < bytes; ++i) memory[i] = static_cast<unsigned char>(i);
+    CHECK(bytes == 0 || memory[bytes - 1] == static_cast<unsigned char>(bytes - 1));
+    release(memory, cpu);
+  }
+  release(nullptr, cpu);
+  for (const std::size_t bytes : {SIZE_MAX, SIZE_MAX / 2, SIZE_MAX / 4}) {
+    bool thrown = false;
+    try {
+      release(allocate(bytes, cpu), cpu);
+    } catch (const std::bad_alloc&) {
+      thrown = true;
+    }
+    CHECK(thrown);
+  }
+}
+
 }  // namespace
 
 int main() {
@@ -152,5 +179,6 @@ int main() {
   test_errors_share_a_base();
   test_gpt();
   test_recompute();
+  test_memory();
   return report();
 }
