@@ -292,5 +292,6 @@ def test_wrong_arguments_with_a_gradient():
     leaf = LOGITS.clone().requires_grad_()
     with pytest.raises(IndexError, match=r"^target: row 3 holds 5"):
         cross_entropy(leaf, TARGET + 2)
-    with pytest.raises(ValueError, match=r"^inplace: got True for a leaf"):
-        cross_entropy(leaf, TARGET, inplace=True)
+    for given in (leaf, leaf[:], leaf.view(2, 10).view(4, 5)):
+        with pytest.raises(ValueError, match=r"^inplace: got True for a leaf"):
+            cross_entropy(given, TARGET, inplace=True)

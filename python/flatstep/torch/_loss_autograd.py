@@ -6,11 +6,7 @@ import functools
 import torch
 
 from . import _loss_values as values
-
-# Without this (it is not documented) every scaling takes memory of its own.
-_keeps_graph = getattr(
-    torch._C._autograd, "_get_current_graph_task_keep_graph", None
-) or (lambda: True)  # fmt: skip
+from ._scale import keeps_graph, scaled
 
 
 class _Refusal(torch.autograd.Function):
@@ -41,13 +37,6 @@ def once_differentiable(backward):
     return refusing
 
 
-def _scaled(gradient, upstream):
-    """The saved gradient times a 0-d upstream gradient; in place if this pass is the last one."""
-    if upstream.device.type == "cpu" and upstream.item() == 1.0:
-        return gradient
-    return gradient * upstream if _keeps_graph() else gradient.mul_(upstream)
-
-
 class CrossEntropy(torch.autograd.Function):
     """Loss of ``[..., C]``: one visit of the logits where the gradient can come first."""
 
@@ -72,11 +61,11 @@ class CrossEntropy(torch.autograd.Function):
     def backward(ctx, upstream):
         if ctx.first:
             (saved,) = ctx.saved_tensors
-            gradient = _scaled(saved, upstream)
+            gradient = scaled(saved, upstream)
         else:
             logits, *others = ctx.saved_tensors
             targets = values.Targets(*others, ctx.options, logits.dtype)
-            over = ctx.inplace and not _keeps_graph()
+            over = ctx.inplace and not keeps_graph()
             gradient = values.cross_entropy_gradient(
                 logits, targets, upstream, logits if over else True
             )
@@ -111,7 +100,7 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx, upstream):
         if ctx.first:
             gradients = [
-                None if saved is None else _scaled(saved, upstream) for saved in ctx.saved_tensors
+                None if saved is None else scaled(saved, upstream) for saved in ctx.saved_tensors
             ]
         else:
             *given, target, class_weight, token_weight = ctx.saved_tensors

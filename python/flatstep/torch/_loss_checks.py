@@ -26,6 +26,12 @@ def require_floats(tensor, argument):
         )
 
 
+def require_computed(input):
+    """Parameters are not to be written over, be it through a view of them."""
+    if (input._base if input._is_view() else input).is_leaf:
+        raise ValueError("inplace: got True for a leaf, expected logits that were computed")
+
+
 def check_rows(target, weight, token_weight, shape, classes):
     """What goes with the rows: ``shape`` of them, ``classes`` each."""
     if not isinstance(target, torch.Tensor):

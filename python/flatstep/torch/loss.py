@@ -13,6 +13,7 @@ from ._loss_checks import (
     loss_dtype_of,
     product_dtype,
     reduction_of,
+    require_computed,
     require_floats,
 )
 
@@ -39,13 +40,14 @@ def cross_entropy(
     of the logits; the arguments after ``label_smoothing`` are :func:`flatstep.cross_entropy`'s.
 
     The forward pass writes the gradient, one buffer like ``input``, and the backward pass
-    multiplies it by the upstream gradient unless that is 1 (on CUDA always, since looking at it
-    would wait). Where the upstream gradient has to be inside, with ``reduction="none"`` and for
+    multiplies it by the upstream gradient, in that buffer unless the graph is kept, and not at all
+    where that is 1. Where the upstream gradient has to be inside, with ``reduction="none"`` and for
     float16 with its loss scale, the logits are kept and the gradient is computed in the backward
-    pass. Without gradients there is only the loss.
+    pass. Without gradients there is only the loss. Nothing waits for a CUDA device.
 
     Arithmetic is float32 for 16-bit logits too, so ``torch.autocast`` casts nothing here. Under
-    ``torch.compile`` it is one operator. A second derivative is refused.
+    ``torch.compile`` it is one operator, and the product the compiler's. A second derivative is
+    refused.
 
     Args:
         input: ``[C]``, ``[N, C]`` or ``[N, C, d1, ...]`` float32, float64, bfloat16 or float16;
@@ -93,8 +95,8 @@ def cross_entropy(
     if torch.compiler.is_compiling():
         loss, _ = ops.cross_entropy(input, target, weight, token_weight, *options, wanted)
     elif wanted:
-        if inplace and input.is_leaf:
-            raise ValueError("inplace: got True for a leaf, expected logits that were computed")
+        if inplace:
+            require_computed(input)
         loss = autograd.CrossEntropy.apply(input, target, weight, token_weight, options, inplace)
     else:
         targets = values.Targets(target, weight, token_weight, options, input.dtype)
