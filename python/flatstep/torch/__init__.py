@@ -1,7 +1,7 @@
 """flatstep in a PyTorch program: the losses, optimizers and clipping of ``torch.nn`` and
 ``torch.optim``, under their names and with their signatures, on PyTorch's own tensors.
 
-Each name has its further options behind PyTorch's, by keyword only.
+Each name has its further options behind PyTorch's, by keyword only. Tested with PyTorch 2.13.
 """
 
 try:
