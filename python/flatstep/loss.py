@@ -9,6 +9,8 @@ from ._results import (
 )
 
 _REDUCTIONS = {name: getattr(_core.Reduction, name) for name in ("mean", "sum", "none")}
+_GRADIENT_OF = {name: f"grad_{name}" for name in ("hidden", "weight", "bias")}
+_GRADIENTS = tuple(_GRADIENT_OF.values())
 _ON_EMPTY = {"zero": _core.OnEmpty.zero, "nan": _core.OnEmpty.nan}
 
 
@@ -218,7 +220,8 @@ def linear_cross_entropy(
             Each thread after the first adds a few kilobytes, and ``4 * V`` bytes with softcap. On
             CUDA it is the device's memory, and larger chunks make faster products. None is 64 MB on
             the CPU and 1 GB on CUDA.
-        grad: whether the gradients are wanted. New arrays are made for those not given.
+        grad: whether the gradients are wanted, or the names of those that are, of ``"hidden"``,
+            ``"weight"`` and ``"bias"``. New arrays are made for those not given.
         grad_hidden: array to write, of the shape and dtype of ``hidden``.
         grad_weight: array to write, float32 ``[V, D]``.
         grad_bias: array to write, float32 ``[V]``.
@@ -243,10 +246,10 @@ def linear_cross_entropy(
     if dtype not in ("float32", "bfloat16", "float16"):
         raise TypeError(f"hidden: got {dtype}, expected float32, bfloat16 or float16")
     given = {"grad_hidden": grad_hidden, "grad_weight": grad_weight, "grad_bias": grad_bias}
-    if not grad:
-        for name, array in given.items():
-            if array is not None:
-                raise ValueError(f"{name}: got an array, expected None with grad=False")
+    wanted = _wanted_gradients(grad)
+    for name, array in given.items():
+        if array is not None and name not in wanted:
+            raise ValueError(f"{name}: got an array, expected None with grad={grad!r}")
     if grad_bias is not None and bias is None:
         raise ValueError("grad_bias: got an array without a bias, expected None")
     if accumulate and (grad_weight is None or (bias is not None and grad_bias is None)):
@@ -268,13 +271,12 @@ def linear_cross_entropy(
         on_empty,
         grad_output,
     )
-    if grad:
-        if grad_hidden is None:
-            given["grad_hidden"] = _arrays.empty_like(hidden, "grad_hidden")
-        if grad_weight is None:
-            given["grad_weight"] = _arrays.empty(weight_shape, "float32", weight)
-        if bias is not None and grad_bias is None:
-            given["grad_bias"] = _arrays.empty(weight_shape[:1], "float32", weight)
+    if "grad_hidden" in wanted and grad_hidden is None:
+        given["grad_hidden"] = _arrays.empty_like(hidden, "grad_hidden")
+    if "grad_weight" in wanted and grad_weight is None:
+        given["grad_weight"] = _arrays.empty(weight_shape, "float32", weight)
+    if "grad_bias" in wanted and bias is not None and grad_bias is None:
+        given["grad_bias"] = _arrays.empty(weight_shape[:1], "float32", weight)
     if workspace_bytes is None:
         workspace_bytes = 64_000_000 if _arrays.cuda_index(hidden) is None else 1_000_000_000
     values = _core.linear_cross_entropy(
@@ -294,3 +296,10 @@ def linear_cross_entropy(
         return LinearCrossEntropyOnDevice(values, **given, **call.arrays())
     loss, others = call.results(values)
     return LinearCrossEntropyResult(loss, *given.values(), *others)
+
+
+def _wanted_gradients(grad):
+    """The arguments that ``grad`` of linear_cross_entropy asks for."""
+    if not isinstance(grad, (tuple, list, set, frozenset)):
+        return _GRADIENTS if grad else ()
+    return [_checks.choice(name, _GRADIENT_OF, "grad") for name in grad]
