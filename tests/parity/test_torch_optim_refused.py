@@ -105,6 +105,9 @@ def test_a_state_of_another_kind(generator):
     other.param_groups[0]["amsgrad"] = True
     with pytest.raises(ValueError, match=r"^state: got no max_exp_avg_sq of params\[0\] after 1"):
         other.step()
+    adam.param_groups[0]["amsgrad"] = True
+    with pytest.raises(ValueError, match=r"^state: got no max_exp_avg_sq of params\[0\] after 1"):
+        adam.step()
     broken = copy.deepcopy(state)
     broken["state"][2]["exp_avg"] = torch.zeros(3)
     other.load_state_dict(broken)

@@ -1,12 +1,21 @@
-"""The state of flatstep.torch's optimizers: files, copies, what others exchange; bfloat16."""
+"""The state of flatstep.torch's optimizers: files, copies, what others exchange."""
 
 import copy
-import io
 import pickle
 
 import pytest
 import torch
-from torch_optim_case import ADAM, Pair, kinds, normals, parameters_of, same_bits, variants
+from torch_optim_case import (
+    ADAM,
+    SHAPES,
+    Pair,
+    kinds,
+    normals,
+    parameters_of,
+    same_bits,
+    through_a_file,
+    variants,
+)
 
 import flatstep as fs
 from flatstep.torch import optim as ours
@@ -17,16 +26,6 @@ pytestmark = pytest.mark.needs("fma")
 @pytest.fixture
 def generator():
     return torch.Generator().manual_seed(7)
-
-
-# ---- state ---------------------------------------------------------------------------------------
-
-
-def through_a_file(state):
-    file = io.BytesIO()
-    torch.save(state, file)
-    file.seek(0)
-    return torch.load(file, weights_only=True)
 
 
 @variants
@@ -124,6 +123,12 @@ def clear_state(pair):
         optimizer.state.clear()
 
 
+def add_own_numbers(pair):
+    for optimizer in pair.both:
+        for state in optimizer.state.values():
+            state["seen"] = 5
+
+
 def set_steps(pair):
     for optimizer in pair.both:
         for number, state in enumerate(optimizer.state.values()):
@@ -157,6 +162,7 @@ def exchange_parameters(pair):
     (
         replace_state,
         clear_state,
+        add_own_numbers,
         set_steps,
         exchange_memory,
         exchange_state_memory,
@@ -171,6 +177,26 @@ def test_what_others_exchange_is_seen(generator, change):
     change(pair)
     for _ in range(3):
         pair.step(normals(generator))
+        pair.check()
+
+
+@pytest.mark.parametrize(("name", "options"), [("AdamW", ADAM), ("SGD", {})], ids=str)
+def test_groups_whose_tensors_are_exchanged(generator, name, options):
+    """One that has no gradient is taken out, then one that has is replaced: the others go on, each
+    with its own gradient."""
+    pair = Pair(name, normals(generator), options)
+    pair.step(normals(generator))
+    pair.step([None, *normals(generator)[1:-1], None])
+    for parameters, optimizer in zip((pair.ours, pair.theirs), pair.both, strict=True):
+        del parameters[0], optimizer.param_groups[0]["params"][0]
+    shapes = SHAPES[1:]
+    pair.step([*normals(generator, shapes[:-1]), None])
+    pair.check()
+    fresh = normals(generator, shapes[1:2])
+    for parameters, optimizer in zip((pair.ours, pair.theirs), pair.both, strict=True):
+        parameters[1:2] = optimizer.param_groups[0]["params"][1:2] = parameters_of(fresh)
+    for _ in range(2):
+        pair.step([*normals(generator, shapes[:-1]), None])
         pair.check()
 
 
@@ -197,66 +223,3 @@ def test_steps_beyond_the_reach_of_float32(generator):
         pair.step(normals(generator))
     assert pair.optimizer.last_step.step == 2**24 + 2
     assert {float(s["step"]) for s in pair.optimizer.state.values()} == {2.0**24 + 2}
-
-
-# ---- bfloat16 ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("name", "options"), [("AdamW", {}), ("SGD", {"momentum": 0.9}), ("SGD", {})], ids=str
-)
-def test_bfloat16_has_masters(generator, name, options):
-    """The float32 run, rounded: steps that are smaller than a bfloat16's last digit add up."""
-    options = options | {"lr": 1e-4}
-    start = [t.bfloat16() for t in normals(generator)]
-    narrow, wide = parameters_of(start), parameters_of([t.float() for t in start])
-    optimizers = [getattr(ours, name)(p, **options) for p in (narrow, wide)]
-    for step in range(20):
-        for own, other, gradient in zip(narrow, wide, normals(generator), strict=True):
-            own.grad = gradient.bfloat16()
-            other.grad = own.grad.float()
-        for optimizer in optimizers:
-            optimizer.step()
-        for own, other in zip(narrow, wide, strict=True):
-            assert same_bits(own, other.bfloat16())
-            assert same_bits(optimizers[0].state[own]["master"], other)
-        if step == 10:  # moments and masters survive a load as float32
-            saved = through_a_file(optimizers[0].state_dict())
-            optimizers[0] = getattr(ours, name)(narrow, lr=0.5)
-            optimizers[0].load_state_dict(saved)
-
-
-def test_masters_follow_the_parameters(generator):
-    """Others write to them: weights that are loaded, an average, another memory."""
-    (parameter,) = parameters_of([torch.randn(300, generator=generator).bfloat16()])
-    optimizer = ours.AdamW([parameter], lr=1e-4)
-
-    def step():
-        parameter.grad = torch.ones_like(parameter)
-        optimizer.step()
-
-    step()
-    master = optimizer.state[parameter]["master"]
-    kept = master.clone()
-    with torch.no_grad():
-        parameter[:100] = 3.0
-    step()
-    assert torch.allclose(parameter[:100].float(), torch.tensor(3.0), atol=2e-2)
-    assert (master[100:] - kept[100:]).abs().max() < 2e-4 and (master[:100] > 2.9).all()
-    parameter.data = torch.full_like(parameter, 5.0)
-    step()
-    assert (parameter > 4.9).all()
-
-
-def test_bfloat16_state_of_pytorch(generator):
-    theirs = parameters_of([t.bfloat16() for t in normals(generator)])
-    reference = torch.optim.AdamW(theirs, foreach=False)
-    for parameter in theirs:
-        parameter.grad = torch.ones_like(parameter)
-    reference.step()
-    optimizer = ours.AdamW(theirs)
-    optimizer.load_state_dict(reference.state_dict())
-    optimizer.step()
-    assert optimizer.last_step.step == 2
-    for parameter in theirs:
-        assert optimizer.state[parameter]["exp_avg"].dtype == torch.float32

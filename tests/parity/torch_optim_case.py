@@ -1,5 +1,7 @@
 """Our optimizers for PyTorch and PyTorch's own over the same parameters."""
 
+import io
+
 import pytest
 import torch
 
@@ -80,3 +82,10 @@ def two_groups(parameters):
         {"params": parameters[2:4], "maximize": True},
         {"params": parameters[4:]},
     ]
+
+
+def through_a_file(state):
+    file = io.BytesIO()
+    torch.save(state, file)
+    file.seek(0)
+    return torch.load(file, weights_only=True)

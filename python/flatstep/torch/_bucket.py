@@ -1,12 +1,11 @@
 """Parameters that the core updates in one call: of one device, dtype and step count."""
 
 import math
-from typing import Any, NamedTuple
+from itertools import chain
 
 import torch
 
 from .. import _core
-from .._optimizer import core_options
 from .._results import StepInfo, StepOnDevice
 from ._tensors import ARITHMETIC, check_gradient, in_order, memory_order, real
 
@@ -14,45 +13,16 @@ from ._tensors import ARITHMETIC, check_gradient, in_order, memory_order, real
 _MOMENTS = ("state1", "state2", "state3")
 
 
-class Settings(NamedTuple):
-    """What a parameter group says, checked."""
-
-    lr: Any  # a float, or a tensor on a CUDA device
-    weight_decay: float
-    betas: tuple | None
-    options: tuple  # (name, value) of the core's options that all tensors of a call share
-    state_names: tuple
-
-    def core_options(self, mode):
-        beta1, beta2 = self.betas or (0.0, 0.0)
-        own = dict(self.options)
-        return core_options(
-            own, mode=mode, weight_decay=self.weight_decay, beta1=beta1, beta2=beta2
-        )
-
-
-class Entry(NamedTuple):
-    """A parameter that has a gradient."""
-
-    index: int  # in all parameters of the optimizer
-    group: int
-    name: str
-    parameter: Any
-    state: dict
-
-
 class Bucket:
     """The arrays of some parameters, and the core's optimizer over them.
 
     entries: of one device, dtype, dtype of gradients and step count, in groups with the same
     options. count: their steps so far. counted: whether PyTorch keeps that number, as ``step``.
-    careful: gradients may be in another order or watched by autograd; each is looked at.
     """
 
-    def __init__(self, entries, mode, settings, count, *, counted, careful):
+    def __init__(self, entries, mode, settings, count, counted, careful):
         self.entries = entries
         self._mode = mode
-        self._careful = careful
         self._key = self._core = None
         self._count = count  # for the next core
         self._groups = sorted({entry.group for entry in entries})
@@ -72,11 +42,18 @@ class Bucket:
                 entry.state["step"] = step
             self._steps_version = self._steps._version
         self._orders = [self._take(entry) for entry in entries]
-        self._careful |= any(order is not None for order in self._orders)
+        self._in_order = all(order is None for order in self._orders)
+        self.look_closely(careful)
         self._sizes = [array.numel() for array in self._arrays["params"]]
         self.has_masters = "copy" in self._arrays
         if self.has_masters:
             self._versions = [entry.parameter._version for entry in entries]
+        self._states = [entry.state for entry in entries]
+        self._kept = [*self._values()]  # kept, so that their ids are not used again
+        self._kept_ids = [*map(id, self._kept)]
+        own = [value for value in self._kept if isinstance(value, torch.Tensor)]
+        self._watched = [entry.parameter for entry in entries] + own
+        self._pointers = [*map(torch.Tensor.data_ptr, self._watched)]
 
     def _take(self, entry):
         """Makes what the state lacks, adds the arrays of a parameter; the order of its memory."""
@@ -131,9 +108,40 @@ class Bucket:
 
     # ---- between steps ---------------------------------------------------------------------------
 
-    def untouched(self):
+    def _values(self):
+        return chain.from_iterable(map(dict.values, self._states))
+
+    def intact(self):
+        """Whether the core's arrays are still those of the parameters and of their state."""
+        return (
+            [*map(id, self._values())] == self._kept_ids
+            and [*map(torch.Tensor.data_ptr, self._watched)] == self._pointers
+            and self._untouched()
+        )
+
+    def _untouched(self):
         """Whether nobody but us has changed a step count."""
         return self._steps is None or self._steps._version == self._steps_version
+
+    def serves(self, entries, count, settings):
+        """Whether it can go on as the bucket of these entries, with so many steps done."""
+        return (
+            len(entries) == len(self.entries)
+            and all(
+                own.parameter is other.parameter
+                and own.state is other.state
+                and own.index == other.index
+                and own.group == other.group
+                for own, other in zip(self.entries, entries, strict=True)
+            )
+            and self._state_names == settings[self._groups[0]].state_names
+            and self.intact()
+            and self.count() == count
+        )
+
+    def look_closely(self, careful):
+        """careful: gradients may be in another order or watched by autograd."""
+        self._careful = careful or not self._in_order
 
     def configure(self, settings):
         """Learning rate, decay and options of this step; a new core where it cannot change them."""
@@ -186,7 +194,7 @@ class Bucket:
     def write_count(self):
         """Brings the state up to the steps done, which a CUDA device counts by itself."""
         count = self.count()
-        if not self.untouched():
+        if not self._untouched():
             return  # what others have written counts
         if self._steps is not None:
             self._steps.fill_(count)
@@ -210,16 +218,12 @@ class Bucket:
             found.append(in_order(real(gradient), order).contiguous())
         return found
 
-    def norm(self, gradients):
-        """(norm, number of the first entry that is not finite or -1, its index)."""
-        return _core.grad_norm(gradients)
-
     def beyond(self, gradients, norm, factor):
         """(number of entry, index) of the first element that scaling and, for Adam in native mode,
         squaring takes beyond the range of the arithmetic, as the core would find it; or None."""
         largest = torch.finfo(self.arithmetic).max
-        if self._state_names != ("momentum_buffer",) and self._state_names:
-            largest = math.sqrt(largest) if self._mode == _core.OptimizerMode.native else largest
+        if "exp_avg_sq" in self._state_names and self._mode == _core.OptimizerMode.native:
+            largest = math.sqrt(largest)
         if norm * factor <= largest:
             return None
         for number, gradient in enumerate(gradients):

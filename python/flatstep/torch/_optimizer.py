@@ -9,50 +9,51 @@ import torch
 from .. import _checks, _core
 from .._optimizer import MODES
 from .._results import StepInfo
-from ._bucket import Bucket, Entry
-from ._tensors import check_gradient, check_parameter
+from ._bucket import Bucket
+from ._settings import Entry, names_of, partition
+from ._tensors import check_parameter
+
+_NO_STATE = {}  # of SGD without momentum
 
 
 class Plan:
-    """The buckets of the parameters that have gradients, as long as nobody exchanges a tensor."""
+    """The buckets of the parameters that have gradients, as long as nobody exchanges a tensor.
 
-    def __init__(self, optimizer, settings, parameters, gradients, *, careful):
+    old: buckets of the plan before, which go on where they can.
+    """
+
+    def __init__(self, optimizer, settings, parameters, gradients, old, *, careful):
         self.careful = careful or not all(
             g is None or (g.is_contiguous() and not g.requires_grad) for g in gradients
         )
         self._partition = partition(settings)
         self._ids = [*map(id, parameters)]
         self._absent = [gradient is None for gradient in gradients]
-        self.buckets = [
-            Bucket(
-                entries,
-                MODES[optimizer.mode],
-                settings,
-                count,
-                counted=optimizer._counted,
-                careful=self.careful,
-            )
-            for (*_, count), entries in _groups(optimizer, settings, gradients).items()
-        ]
+        old = {id(bucket.entries[0].parameter): bucket for bucket in old}
+        self.buckets = []
+        for (*_, count), entries in _groups(optimizer, settings, gradients).items():
+            bucket = old.get(id(entries[0].parameter))
+            if bucket is not None and bucket.serves(entries, count, settings):
+                bucket.look_closely(self.careful)
+            else:
+                mode, counted = MODES[optimizer.mode], optimizer._counted
+                bucket = Bucket(entries, mode, settings, count, counted, self.careful)
+            self.buckets.append(bucket)
         # SGD's tensors differ in their first step only.
         counts = [bucket.count() for bucket in self.buckets]
         self._passing = not optimizer._counted and len(counts) > 1 and 0 in counts
-        self._state = [*_values(optimizer.state)]  # kept, so that their ids are not used again
-        self._state_ids = [*map(id, self._state)]
-        own = [entry.parameter for bucket in self.buckets for entry in bucket.entries]
-        self._watched = own + [value for value in self._state if isinstance(value, torch.Tensor)]
-        self._pointers = [*map(torch.Tensor.data_ptr, self._watched)]
+        self._states = [*optimizer.state.values()]  # kept, so that their ids are not used again
+        self._state_ids = [*map(id, self._states)]
 
     def fits(self, state, settings, parameters, gradients):
-        """Whether the core's arrays are still those of the parameters and of their state."""
+        """Whether the same parameters as before have gradients, and the same memory."""
         return (
             not self._passing
-            and [*map(id, _values(state))] == self._state_ids
             and [*map(id, parameters)] == self._ids
             and [gradient is None for gradient in gradients] == self._absent
-            and [*map(torch.Tensor.data_ptr, self._watched)] == self._pointers
+            and [*map(id, state.values())] == self._state_ids
             and partition(settings) == self._partition
-            and all(bucket.untouched() for bucket in self.buckets)
+            and all(bucket.intact() for bucket in self.buckets)
         )
 
     def step(self, settings, gradients, max_norm, zero_grad):
@@ -74,7 +75,7 @@ class Plan:
         pairs = list(zip(self.buckets, taken, strict=True))
         norms, fault = [], None
         for bucket, own in pairs:
-            norm, segment, index = bucket.norm(own)
+            norm, segment, index = _core.grad_norm(own)
             norms.append(norm)
             if segment >= 0 and fault is None:
                 fault = bucket.entries[segment].name, index
@@ -94,16 +95,6 @@ class Plan:
         return StepInfo(total, done, fault is not None, fault, first.shown_lr(), first.count())
 
 
-def partition(settings):
-    """Of each group: the first one with the same options, and what state these take."""
-    options = [own.options for own in settings]
-    return [(options.index(own.options), own.state_names) for own in settings]
-
-
-def _values(state):
-    return chain.from_iterable(map(dict.values, state.values()))
-
-
 def _groups(optimizer, settings, gradients):
     """{what a bucket has in common, the step count last: its entries}."""
     buckets, index, classes = {}, 0, partition(settings)
@@ -112,20 +103,13 @@ def _groups(optimizer, settings, gradients):
             gradient = gradients[index]
             if gradient is not None:
                 check_parameter(parameter, name, optimizer.mode)
-                check_gradient(gradient, parameter, name)
                 kept = settings[number].state_names or parameter.dtype is torch.bfloat16
-                state = optimizer.state[parameter] if kept else {}
+                state = optimizer.state[parameter] if kept else _NO_STATE
                 common = (parameter.device, parameter.dtype, gradient.dtype, classes[number])
                 key = (*common, optimizer._count_of(name, state, settings[number]))
                 buckets.setdefault(key, []).append(Entry(index, number, name, parameter, state))
             index += 1
     return buckets
-
-
-def names_of(group, first):
-    """What messages call the parameters of a group, the first of which has that number."""
-    names = group.get("param_names")
-    return names or [f"params[{first + i}]" for i in range(len(group["params"]))]
 
 
 class FlatOptimizer(torch.optim.Optimizer):
@@ -218,8 +202,8 @@ class FlatOptimizer(torch.optim.Optimizer):
         gradients = [p.grad for p in parameters]
 
         def plan(careful):
-            self._forget_plan()
-            self._plan = Plan(self, settings, parameters, gradients, careful=careful)
+            old = self._forget_plan()
+            self._plan = Plan(self, settings, parameters, gradients, old, careful=careful)
 
         given = (settings, gradients, self._max_norm, self._zero_grad)
         if self._plan is None or not self._plan.fits(self.state, settings, parameters, gradients):
@@ -240,8 +224,10 @@ class FlatOptimizer(torch.optim.Optimizer):
                 self._steps_done = max(self._steps_done, bucket.count())
 
     def _forget_plan(self):
+        """The buckets that there were."""
         self._write_counts()
-        self._plan = None
+        plan, self._plan = self._plan, None
+        return [] if plan is None else plan.buckets
 
     # ---- state -----------------------------------------------------------------------------------
 
@@ -280,16 +266,3 @@ class FlatOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)
-
-
-def learning_rate(value):
-    """A rate as a finite float, or as it is if it lies on a CUDA device."""
-    if isinstance(value, torch.Tensor):
-        if value.numel() != 1:
-            raise ValueError(f"lr: got a tensor of {list(value.shape)}, expected one number")
-        if value.is_cuda:
-            return value
-    value = _checks.number(value, "lr")
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"lr: got {value}, expected a finite number >= 0")
-    return value

@@ -13,8 +13,8 @@ Beyond PyTorch:
 """
 
 from .. import _checks, _core
-from ._bucket import Settings
-from ._optimizer import FlatOptimizer, learning_rate
+from ._optimizer import FlatOptimizer
+from ._settings import Settings, learning_rate
 
 __all__ = ["SGD", "Adam", "AdamW"]
 
@@ -31,8 +31,8 @@ class Adam(FlatOptimizer):
             per group; changes take effect at the next step. A tensor ``lr`` on the CUDA device of
             the parameters, the same in all groups, is read there: a captured graph follows it.
         foreach, fused, capturable: hints of PyTorch's own implementations, kept in the groups and
-            ignored. A step on CUDA may always be captured, if all parameters that have gradients
-            share dtype, options other than lr, betas and decay, and step count.
+            ignored. After a first one, a step on CUDA may be captured in a graph, if all parameters
+            with gradients share dtype, options other than lr, betas and decay, and step count.
         differentiable: only False.
         mode: ``"native"`` rounds most exactly; ``"torch"`` has the bits of PyTorch's
             ``fused=True`` on the CPU (float32 and float64 there, nothing else).
@@ -144,9 +144,8 @@ class AdamW(Adam):
 class SGD(FlatOptimizer):
     """``torch.optim.SGD``: momentum, dampening, Nesterov, L2.
 
-    ``last_step.step`` counts from the time at which this optimizer was made or loaded, since
-    PyTorch's state of SGD has no count. The other arguments and the errors are those of
-    :class:`Adam`; the momentum is below 1.
+    PyTorch's state of SGD has no count of steps, so ``last_step.step`` is that of this object. The
+    other arguments and the errors are those of :class:`Adam`; the momentum is below 1.
     """
 
     _counted = False
