@@ -201,20 +201,21 @@ class FlatOptimizer(torch.optim.Optimizer):
         parameters = [p for group in self.param_groups for p in group["params"]]
         gradients = [p.grad for p in parameters]
 
-        def plan(careful):
+        def new_plan(careful):
             old = self._forget_plan()
-            self._plan = Plan(self, settings, parameters, gradients, old, careful=careful)
+            return Plan(self, settings, parameters, gradients, old, careful=careful)
 
-        given = (settings, gradients, self._max_norm, self._zero_grad)
-        if self._plan is None or not self._plan.fits(self.state, settings, parameters, gradients):
-            plan(careful=False)
+        plan, given = self._plan, (settings, gradients, self._max_norm, self._zero_grad)
+        if plan is None or not plan.fits(self.state, settings, parameters, gradients):
+            plan = self._plan = new_plan(careful=False)
         try:
-            self.last_step = self._plan.step(*given)
+            self.last_step = plan.step(*given)
         except (TypeError, ValueError):
-            if self._plan.careful:
+            if plan.careful:
                 raise
-            plan(careful=True)  # gradients of another kind than before, or a fault, with its name
-            self.last_step = self._plan.step(*given)
+            # Gradients of another kind than before, or a fault, which is found with its name.
+            plan = self._plan = new_plan(careful=True)
+            self.last_step = plan.step(*given)
         return loss
 
     def _write_counts(self):
