@@ -7,7 +7,7 @@ from ._results import StepInfo, StepOnDevice
 from ._segments import array_name, make_segments
 from ._state import State
 
-_MODES = {"native": _core.OptimizerMode.native, "torch": _core.OptimizerMode.torch}
+MODES = {"native": _core.OptimizerMode.native, "torch": _core.OptimizerMode.torch}
 _FORMATS = {"full": _core.StateFormat.full, "8bit": _core.StateFormat.block8}
 
 
@@ -68,10 +68,10 @@ class Optimizer:
         buffers = self._state.for_core()
         if copy is not None:
             buffers["copy"] = copy
-        core_options = _core_options(
+        own_options = core_options(
             options,
             algorithm=self._algorithm,
-            mode=_checks.choice(mode, _MODES, "mode"),
+            mode=_checks.choice(mode, MODES, "mode"),
             state=_FORMATS[state],
             seed=self._seed,
             weight_decay=_checks.number(weight_decay, "weight_decay"),
@@ -84,7 +84,7 @@ class Optimizer:
         self._options = options
         segments = [segment.for_core() for segment in self._segments]
         copy_name = "bf16_copy" if self._master is None else "params"
-        self._core = _core.Optimizer(core_options, core_params, buffers, copy_name, segments)
+        self._core = _core.Optimizer(own_options, core_params, buffers, copy_name, segments)
         if self._master is not None:
             convert_all(self._params, self._master)
         elif copy is not None:
@@ -270,7 +270,7 @@ class Optimizer:
         self._load(*_torch_state.import_state(self, state_dict))
 
 
-def _core_options(own, **common):
+def core_options(own, **common):
     """The core's options: those of the algorithm and those that all share."""
     options = _core.OptimizerOptions()
     for name, value in (own | common).items():
