@@ -1,5 +1,6 @@
 """New arrays of the caller's own library and device, and what an array is."""
 
+import math
 import sys
 
 import numpy as np
@@ -10,6 +11,7 @@ from .device_array import DeviceArray
 # A few of NumPy's, so that most arrays are exported only once.
 _NAMES = {np.dtype(name): name for name in ("float16", "float32", "float64")}
 
+_LARGE = 1 << 22  # bytes, from which on NumPy asks for huge pages
 _CUDA = (2, 13)  # kDLCUDA and kDLCUDAManaged in dlpack.h
 
 
@@ -40,7 +42,7 @@ def empty_like(array, argument):
         return np.empty(array.shape, array.dtype)
     library = _library(array)
     if library == "torch":
-        return array.new_empty(array.shape)
+        return _empty_tensor(array, array.shape, array.dtype)
     if library == "cupy" or isinstance(array, DeviceArray) or cuda_index(array) is not None:
         return empty(*describe(array, argument), array)
     raise TypeError(
@@ -56,7 +58,7 @@ def empty(shape, dtype, like):
         return np.empty(shape, dtype)
     library = _library(like)
     if library == "torch":
-        return like.new_empty(shape, dtype=getattr(sys.modules["torch"], dtype))
+        return _empty_tensor(like, shape, getattr(sys.modules["torch"], dtype))
     if library == "cupy":
         with like.device:
             return sys.modules["cupy"].empty(shape, dtype)
@@ -64,6 +66,15 @@ def empty(shape, dtype, like):
         return DeviceArray(shape, dtype, like.device)
     index = cuda_index(like)
     return np.empty(shape, dtype) if index is None else DeviceArray(shape, dtype, f"cuda:{index}")
+
+
+def _empty_tensor(like, shape, dtype):
+    """PyTorch's; a large one on the CPU has memory of NumPy's, which comes in huge pages. PyTorch's
+    own costs a page fault for every 4 KB, in all several times as long as the loss."""
+    size = math.prod(shape) * dtype.itemsize
+    if like.device.type != "cpu" or size < _LARGE:
+        return like.new_empty(shape, dtype=dtype)
+    return sys.modules["torch"].from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
 
 
 def zeros(shape, dtype, like):

@@ -179,6 +179,20 @@ def test_a_batch_of_int_slices():
     torch.testing.assert_close(found, F.cross_entropy(logits.transpose(1, 2), target))
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_gradient_of_some_megabytes(dtype):
+    """Its memory is not PyTorch's; the tensor and its bits are as those of a small one."""
+    logits, target = draw((3, 1 << 20), dtype)
+    leaf = logits.clone().requires_grad_()
+    cross_entropy(leaf, target, reduction="sum").backward()
+    assert leaf.grad.shape == leaf.shape and leaf.grad.dtype == dtype
+    assert leaf.grad.is_contiguous() and leaf.grad.data_ptr() % 16 == 0
+    for row in range(3):
+        alone = logits[row : row + 1].clone().requires_grad_()
+        cross_entropy(alone, target[row : row + 1], reduction="sum").backward()
+        assert torch.equal(leaf.grad[row], alone.grad[0])
+
+
 def test_the_logits_and_targets_keep_their_bits():
     logits, target = draw((12, 7), torch.float32)
     before = logits.clone(), target.clone()
