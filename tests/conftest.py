@@ -18,7 +18,12 @@ from run_case import SAMPLE
 import flatstep as fs
 
 pytest.register_assert_rewrite(
-    *("bad_input", "cuda_case", "data_case", "linear_case", "loss_checks", "optim_case"),
+    "bad_input",
+    "cuda_case",
+    "data_case",
+    "linear_case",
+    "loss_checks",
+    "optim_case",
     "torch_optim_case",
 )
 

@@ -25,8 +25,8 @@ constexpr std::int64_t kPackPanels = 8;
 // The kernel reads rows of A where they are. Where it would walk along rows of B, or of a
 // transposed A, it does so only for small matrices: the others are not kept by the nearest caches.
 constexpr std::int64_t kSmallFloats = 1 << 14;
-// A transposed A is also read where it lies if the second-level cache keeps it: at most so many
-// floats in rows at most so far apart.
+// What the second-level cache keeps: a transposed A of at most so many floats, in rows at most so
+// far apart, is also read where it lies; a B of at most so many is read by every worker.
 constexpr std::int64_t kNearFloats = 1 << 18;
 constexpr std::int64_t kNearStep = 256;
 // Floats in a line of the cache.

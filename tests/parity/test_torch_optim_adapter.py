@@ -21,11 +21,6 @@ from flatstep.torch import optim as ours
 pytestmark = pytest.mark.needs("fma")
 
 
-@pytest.fixture
-def generator():
-    return torch.Generator().manual_seed(7)
-
-
 @pytest.mark.parametrize("dtype", (torch.float32, torch.float64), ids=str)
 @variants
 def test_every_bit_of_fifty_steps(generator, name, options, dtype):

@@ -11,11 +11,6 @@ from flatstep.torch import optim as ours
 pytestmark = pytest.mark.needs("fma")
 
 
-@pytest.fixture
-def generator():
-    return torch.Generator().manual_seed(7)
-
-
 # ---- clipping, zeroing, what is not finite -------------------------------------------------------
 
 

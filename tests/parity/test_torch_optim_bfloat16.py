@@ -7,11 +7,6 @@ from torch_optim_case import normals, parameters_of, same_bits, through_a_file
 from flatstep.torch import optim as ours
 
 
-@pytest.fixture
-def generator():
-    return torch.Generator().manual_seed(7)
-
-
 @pytest.mark.parametrize(
     ("name", "options"), [("AdamW", {}), ("SGD", {"momentum": 0.9}), ("SGD", {})], ids=str
 )

@@ -9,11 +9,6 @@ from torch_optim_case import normals, parameters_of, same_bits
 from flatstep.torch import optim as ours
 
 
-@pytest.fixture
-def generator():
-    return torch.Generator().manual_seed(7)
-
-
 @pytest.mark.parametrize(
     ("name", "options", "text"),
     (

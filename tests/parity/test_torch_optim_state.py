@@ -23,11 +23,6 @@ from flatstep.torch import optim as ours
 pytestmark = pytest.mark.needs("fma")
 
 
-@pytest.fixture
-def generator():
-    return torch.Generator().manual_seed(7)
-
-
 @variants
 def test_states_go_both_ways(generator, name, options):
     """torch to flatstep to torch, through files; each goes on with the bits of the other."""

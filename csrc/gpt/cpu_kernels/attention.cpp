@@ -11,6 +11,7 @@
 #include "cpu/isa.h"
 #include "cpu/kernels/vector.h"
 #include "element/exponential.h"
+#include "gpt/cpu_kernels/softmax.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -57,8 +58,8 @@ std::int64_t packed_floats(std::int64_t columns, std::int64_t depth) {
   return whole_panels(columns) * depth;
 }
 
-// Between rows of scores: an odd number of cache lines, so that a column of them has room in the
-// nearest cache.
+// Between rows of scores: a cache line more than whole panels, so that a column of them does not
+// crowd a few sets of the nearest cache.
 std::int64_t score_stride(std::int64_t columns) { return whole_panels(columns) + 16; }
 
 struct Scratch {
@@ -152,28 +153,19 @@ const float* drop_row(const Attention& a, const Head& head, std::int64_t i, std:
 
 // Turns row i of the scores, for columns up to `columns`, into exp(score - maximum), dropped;
 // returns the sum before the dropout and sets the log-sum-exp.
-float exponentials(const Attention& a, const Head& head, std::int64_t i, std::int64_t columns,
-                   float* row, float* multipliers) {
+float dropped_row(const Attention& a, const Head& head, std::int64_t i, std::int64_t columns,
+                  float* row, float* multipliers) {
   const std::int64_t size = whole_vectors(i + 1);
   std::fill(row + i + 1, row + size, -kInfinite<float>);
-  float maximum = -kInfinite<float>;
-#pragma omp simd reduction(max : maximum)
-  for (std::int64_t j = 0; j < size; ++j) maximum = row[j] > maximum ? row[j] : maximum;
-  maximum *= head.scale;
-  float sum = 0;
-#pragma omp simd reduction(+ : sum)
-  for (std::int64_t j = 0; j < size; ++j) {
-    row[j] = exp_nonpositive(multiply_add(row[j], head.scale, -maximum));
-    sum += row[j];
-  }
+  const ExponentialSum sum = exponentials(row, size, head.scale);
   if (a.drop) {
     drop_row(a, head, i, size, multipliers);
 #pragma omp simd
     for (std::int64_t j = 0; j < size; ++j) row[j] *= multipliers[j];
   }
   if (size < columns) std::fill(row + size, row + columns, 0.0f);
-  a.log_sum[head.log_sum_offset + i] = maximum + std::log(sum);
-  return sum;
+  a.log_sum[head.log_sum_offset + i] = sum.log();
+  return sum.sum;
 }
 
 void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, float* base) {
@@ -192,8 +184,8 @@ void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, 
              a.width, scratch.scores, stride, false);
     float inverse[kBlock];
     for (std::int64_t r = 0; r < rows; ++r) {
-      inverse[r] = 1.0f / exponentials(a, head, first + r, columns, scratch.scores + r * stride,
-                                       scratch.multipliers);
+      inverse[r] = 1.0f / dropped_row(a, head, first + r, columns, scratch.scores + r * stride,
+                                      scratch.multipliers);
     }
     float* out = a.out + head.out_offset + first * head.out_stride;
     multiply({scratch.scores, stride, false}, values, rows, a.width, columns, out, head.out_stride,

@@ -168,7 +168,7 @@ void rows_dot_rows(const RowProduct& p, std::int64_t begin, std::int64_t end) {
 void fill_decode_kernels(GptKernelTable& table) {
   table.rows_times_matrix = rows_times_matrix;
   table.rows_dot_rows = rows_dot_rows;
-  table.softmax = [](float* row, std::int64_t size, float scale) { softmax(row, size, scale); };
+  table.softmax = softmax;
 }
 
 }  // namespace flatstep::cpu::FLATSTEP_ISA

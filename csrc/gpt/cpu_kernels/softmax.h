@@ -1,4 +1,4 @@
-// softmax(scale * row) in place, for attention with and without a cache. The functions have
+// The exponentials of a softmax, for attention with and without a cache. The functions have
 // internal linkage, as all that kernels share.
 #pragma once
 
@@ -10,8 +10,13 @@
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
-// Returns log(sum(exp(scale * row))).
-inline float softmax(float* row, std::int64_t size, float scale) {
+struct ExponentialSum {
+  float maximum, sum;  // of the scaled row; of its exponentials
+  float log() const { return maximum + std::log(sum); }
+};
+
+// row = exp(scale * row - maximum) in place.
+inline ExponentialSum exponentials(float* row, std::int64_t size, float scale) {
   float maximum = -kInfinite<float>;
 #pragma omp simd reduction(max : maximum)
   for (std::int64_t j = 0; j < size; ++j) maximum = row[j] > maximum ? row[j] : maximum;
@@ -22,10 +27,14 @@ inline float softmax(float* row, std::int64_t size, float scale) {
     row[j] = exp_nonpositive(multiply_add(row[j], scale, -maximum));
     sum += row[j];
   }
-  const float inverse = 1.0f / sum;
+  return {maximum, sum};
+}
+
+// row = softmax(scale * row) in place.
+inline void softmax(float* row, std::int64_t size, float scale) {
+  const float inverse = 1.0f / exponentials(row, size, scale).sum;
 #pragma omp simd
   for (std::int64_t j = 0; j < size; ++j) row[j] *= inverse;
-  return maximum + std::log(sum);
 }
 
 }  // namespace

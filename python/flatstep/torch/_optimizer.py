@@ -1,5 +1,6 @@
 """What SGD, Adam and AdamW for PyTorch share: the step, and when the core has to be made anew."""
 
+import abc
 import math
 import sys
 from itertools import chain
@@ -112,7 +113,7 @@ def _groups(optimizer, settings, gradients):
     return buckets
 
 
-class FlatOptimizer(torch.optim.Optimizer):
+class FlatOptimizer(torch.optim.Optimizer, abc.ABC):
     """A ``torch.optim.Optimizer`` whose step is one call of flatstep's core.
 
     Attributes:
@@ -146,9 +147,9 @@ class FlatOptimizer(torch.optim.Optimizer):
             raise ValueError(f"max_norm: got {value}, expected a finite number > 0")
         self._max_norm = value
 
+    @abc.abstractmethod
     def _settings(self, group):
         """The Settings of a parameter group. Raises ValueError or TypeError."""
-        raise NotImplementedError
 
     def _count_of(self, name, state, settings):
         """The steps that a parameter with this name and state has seen."""

@@ -16,11 +16,6 @@ CASES = [
 cases = pytest.mark.parametrize(("name", "options"), CASES, ids=str)
 
 
-@pytest.fixture
-def generator():
-    return torch.Generator().manual_seed(7)
-
-
 def normals(generator, dtype=torch.float32):
     return [torch.randn(shape, generator=generator).to(dtype) for shape in SHAPES]
 
