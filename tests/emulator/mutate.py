@@ -9,6 +9,7 @@ sanitizer reports, or the test runs past its time limit. Exit status 1 below 95 
 """
 
 import argparse
+import contextlib
 import os
 import pty
 import re
@@ -96,7 +97,8 @@ def run(command, number, limit):
     def stop(reason):
         if process.poll() is None:
             timed_out.append(reason)
-            os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(ProcessLookupError):  # it ended by itself meanwhile
+                os.killpg(process.pid, signal.SIGKILL)
 
     with ThreadPoolExecutor(1) as pool:
 
