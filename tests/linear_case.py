@@ -21,14 +21,26 @@ WHOLE = 64_000_000
 class Case:
     """The arrays of one call, as stored; options; how to call."""
 
-    def __init__(self, rng, dtype, names=(), reduction="mean", *, bias=True, rows=ROWS, pad=0):
-        self.dtype = dtype
-        hidden = checks.store(rng.standard_normal((*rows, WIDTH)), dtype)
-        weight = checks.store(rng.standard_normal((CLASSES, WIDTH)) * 0.5, dtype)
+    def __init__(
+        self,
+        rng,
+        dtype,
+        names=(),
+        reduction="mean",
+        *,
+        bias=True,
+        rows=ROWS,
+        width=WIDTH,
+        classes=CLASSES,
+        pad=0,
+    ):
+        self.dtype, self.width, self.classes = dtype, width, classes
+        hidden = checks.store(rng.standard_normal((*rows, width)), dtype)
+        weight = checks.store(rng.standard_normal((classes, width)) * 0.5, dtype)
         self.hidden, self.weight = spread_rows(hidden, pad), spread_rows(weight, pad)
-        self.bias = checks.store(rng.standard_normal(CLASSES), dtype) if bias else None
-        self.options = checks.draw_options(rng, names, rows, CLASSES, "float32", reduction)
-        self.targets = checks.draw_targets(rng, rows, CLASSES, self.options)
+        self.bias = checks.store(rng.standard_normal(classes), dtype) if bias else None
+        self.options = checks.draw_options(rng, names, rows, classes, "float32", reduction)
+        self.targets = checks.draw_targets(rng, rows, classes, self.options)
 
     def expected(self):
         numbers = [checks.numbers_of(array, self.dtype) for array in (self.hidden, self.weight)]
@@ -69,11 +81,11 @@ class Case:
     def workspaces(self):
         """The least there may be, a few rows' logits more, about half the rows, all of them."""
         least = self.smallest_workspace()
-        row = 4 * CLASSES
+        row = 4 * self.classes
         return (least, least + 5 * row, least + 20 * row, WHOLE)
 
     def logit_error(self):
-        """Of a float32 sum of WIDTH products: a rounding of 2^-24 each, which do not all add up."""
+        """Of a float32 sum of `width` products, each rounded by 2^-24; not all of that adds up."""
         hidden, weight = (
             np.abs(checks.numbers_of(array, self.dtype).astype(np.float64))
             for array in (self.hidden, self.weight)
@@ -81,7 +93,7 @@ class Case:
         size = hidden @ weight.T
         if self.bias is not None:
             size = size + np.abs(checks.numbers_of(self.bias, self.dtype))
-        return 2 * np.sqrt(WIDTH) * 2.0**-24 * size.max(axis=-1)
+        return 2 * np.sqrt(self.width) * 2.0**-24 * size.max(axis=-1)
 
 
 def spread_rows(array, pad):

@@ -81,6 +81,11 @@ class Backend {
   virtual std::size_t gemm_workspace_bytes(std::int64_t m, std::int64_t n,
                                            std::int64_t k) const = 0;
   virtual void gemm(const Gemm& call, void* workspace) const = 0;
+  // Two products, unless a device has something better.
+  virtual void linear_gradients(const LinearGradients& call, void* workspace) const;
+  // Enough for at most these sizes, with the present number of threads or with so many.
+  virtual std::size_t linear_gradients_workspace_bytes(std::int64_t rows, std::int64_t width,
+                                                       std::int64_t classes, int threads = 0) const;
   // Whether 16-bit products have both factors, and may have their result, in that type; otherwise
   // the first factor and the result are f32.
   virtual bool half_products() const = 0;

@@ -48,11 +48,13 @@ struct Workspace {
                        : reinterpret_cast<char*>(logits);
     bias = narrow ? arena.take<float>(shape.classes) : nullptr;
     grad_hidden = narrow && !half ? arena.take<float>(chunk * shape.width) : nullptr;
-    // Logits, gradient of the hidden states, gradient of the weight.
+    const auto gradients = [&](int workers) {
+      return backend.linear_gradients_workspace_bytes(chunk, shape.width, shape.classes, workers);
+    };
+    // What the other threads add must not depend on the chunk.
     const std::size_t products =
-        std::max({backend.gemm_workspace_bytes(chunk, shape.classes, shape.width),
-                  backend.gemm_workspace_bytes(chunk, shape.width, shape.classes),
-                  backend.gemm_workspace_bytes(shape.classes, shape.width, chunk)});
+        std::max(backend.gemm_workspace_bytes(chunk, shape.classes, shape.width), gradients(1)) +
+        gradients(threads) - gradients(1);
     gemm = arena.take<char>(static_cast<std::int64_t>(products));
     loss = arena.take<char>(
         static_cast<std::int64_t>(backend.cross_entropy_workspace_bytes(rows, threads)));
@@ -195,26 +197,25 @@ struct LinearLoss {
                           space.totals, space.loss);
     const bool add = outputs.accumulate || first > 0;
     const auto alpha = static_cast<float>(1.0 / gradient_scale);
-    if (outputs.grad_hidden != nullptr) {
-      char* to = static_cast<char*>(outputs.grad_hidden) +
-                 first * outputs.grad_hidden_row_stride * size_of(dtype);
-      const bool direct = space.grad_hidden == nullptr;
+    if (outputs.grad_hidden != nullptr || outputs.grad_weight != nullptr) {
+      char* to = static_cast<char*>(outputs.grad_hidden);
+      if (to != nullptr) to += first * outputs.grad_hidden_row_stride * size_of(dtype);
+      const bool direct = to == nullptr || space.grad_hidden == nullptr;
       void* result = direct ? static_cast<void*>(to) : space.grad_hidden;
-      const std::int64_t stride = direct ? outputs.grad_hidden_row_stride : width;
-      backend.gemm({false, false, count, width, classes, space.grad_logits, space.stride,
-                    weight.data, weight.row_stride, result, stride, false, nullptr, grad_dtype,
-                    dtype, direct ? dtype : DType::f32, alpha},
-                   space.gemm);
+      backend.linear_gradients({{space.grad_logits, grad_dtype, count, classes, space.stride},
+                                {at(hidden, first), dtype, count, width, hidden.row_stride},
+                                weight,
+                                result,
+                                direct ? dtype : DType::f32,
+                                direct ? outputs.grad_hidden_row_stride : width,
+                                outputs.grad_weight,
+                                add,
+                                alpha},
+                               space.gemm);
       if (!direct) {
         backend.convert({result, DType::f32, count, width, width}, to, dtype,
                         outputs.grad_hidden_row_stride);
       }
-    }
-    if (outputs.grad_weight != nullptr) {
-      backend.gemm({true, false, classes, width, count, space.grad_logits, space.stride,
-                    at(hidden, first), hidden.row_stride, outputs.grad_weight, width, add, nullptr,
-                    grad_dtype, dtype, DType::f32, alpha},
-                   space.gemm);
     }
     if (outputs.grad_bias != nullptr) {
       backend.column_sum({space.grad_logits, grad_dtype, count, classes, space.stride}, alpha,

@@ -205,4 +205,20 @@ struct Gemm {
   float alpha = 1.0f;         // where half_products() holds, a power of two
 };
 
+// What follows from the gradient of logits = hidden weight^T, with types and alpha as in Gemm:
+//   grad_hidden = alpha grad weight,
+//   grad_weight = alpha grad^T hidden, or += with accumulate.
+// Either result may be null.
+struct LinearGradients {
+  ConstMatrix grad;    // [rows, classes]
+  ConstMatrix hidden;  // [rows, width]
+  ConstMatrix weight;  // [classes, width]
+  void* grad_hidden;   // [rows, width]
+  DType grad_hidden_dtype;
+  std::int64_t grad_hidden_row_stride;
+  float* grad_weight;  // [classes, width], dense
+  bool accumulate;
+  float alpha;
+};
+
 }  // namespace flatstep

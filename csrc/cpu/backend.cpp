@@ -11,6 +11,7 @@
 #include "cpu/gemm.h"
 #include "cpu/gradient.h"
 #include "cpu/isa.h"
+#include "cpu/linear_gradients.h"
 #include "cpu/memory.h"
 #include "cpu/optimizer.h"
 #include "cpu/parallel.h"
@@ -62,6 +63,17 @@ class CpuBackend final : public Backend {
 
   void gemm(const Gemm& call, void* workspace) const override {
     cpu::gemm(call, static_cast<float*>(workspace));
+  }
+
+  void linear_gradients(const LinearGradients& call, void* workspace) const override {
+    if (!cpu::linear_gradients(call, workspace)) Backend::linear_gradients(call, workspace);
+  }
+  std::size_t linear_gradients_workspace_bytes(std::int64_t rows, std::int64_t width,
+                                               std::int64_t classes, int threads) const override {
+    const std::size_t bytes = cpu::linear_gradients_workspace_bytes(
+        rows, width, classes, threads > 0 ? threads : worker_count());
+    return bytes > 0 ? bytes
+                     : Backend::linear_gradients_workspace_bytes(rows, width, classes, threads);
   }
 
   bool half_products() const override { return false; }
