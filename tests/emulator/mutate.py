@@ -27,7 +27,10 @@ from mutation_sites import CROSS_ENTROPY, OPTIMIZER, all_sites, mutated
 ROOT = Path(__file__).resolve().parents[2]
 LEAST = 0.95
 # What is run against a mutant of which files, the quick ones first.
-SECTIONS = ("missing", "sizes", "kinds", "special", "alone", "ranges", "options", "faults")
+SECTIONS = (
+    "missing", "targets", "rounds", "sizes", "kinds", "special", "alone", "ranges", "options",
+    "faults",
+)  # fmt: skip
 CROSS_ENTROPY_RUNS = [["test_emulated_cross_entropy", "1", section] for section in SECTIONS]
 OPTIMIZER_RUNS = [["test_emulated_gradient"], ["test_emulated_optim"]]
 RUNS = {

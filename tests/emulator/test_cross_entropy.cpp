@@ -23,8 +23,10 @@ bool within(double got, double wanted, double bound, const char* what, std::int6
   return false;
 }
 
+}  // namespace
+
 // The bounds of flatstep/loss.h.
-void compare(const Case& c, const Input& in, const Output& out) {
+void loss_case::compare(const Case& c, const Input& in, const Output& out) {
   const oracle::Options options{c.label_smoothing, c.z_loss, c.softcap,
                                 c.class_weight ? in.class_weight.data() : nullptr};
   constexpr double kFloor = 0x1p-112;
@@ -74,6 +76,8 @@ void compare(const Case& c, const Input& in, const Output& out) {
   CHECK(out.totals.correct == correct);
   CHECK(within(out.totals.loss, sum, 4 * ulp(sum) + 1e-9, "sum", -1));
 }
+
+namespace {
 
 std::string text_of(const Case& c) {
   char text[200];
@@ -169,6 +173,23 @@ void test_ranges(int orders) {
   }
 }
 
+// Out of place, where words of the gradient begin, none of the logits does.
+void test_gradient_elsewhere() {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    Case c{};
+    c.dtype = dtype;
+    c.in_place = false;
+    c.shift = 1;
+    c.gradient_shift = 2;
+    c.padding = 5;
+    for (const DType grad_dtype : {dtype, DType::bf16, DType::f16}) {
+      if (dtype != DType::f32 && grad_dtype != dtype) continue;
+      c.grad_dtype = grad_dtype;
+      with_shapes(c, [&](const Case& sized) { test(sized); });
+    }
+  }
+}
+
 // One class ties with the target, another warp's: nobody else may undo what that warp counts.
 void test_two_largest(int orders) {
   with_shapes({}, [&](const Case& c) {
@@ -193,10 +214,8 @@ void test_kinds(int orders) {
     c.in_place = false;
     c.grad_dtype = half;
     with_shapes(c, [&](const Case& sized) { test(sized, orders); });
-    c.shift = 1;  // where words of the gradient begin, none of the logits does
-    c.padding = 5;
-    with_shapes(c, [&](const Case& sized) { test(sized); });
   }
+  test_gradient_elsewhere();
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (int bits = 0; bits < 8; ++bits) {
       Case c = case_of(7, 700);
@@ -285,6 +304,8 @@ int main(int argc, char** argv) {
   section("orders", test_orders);
   section("special", test_special);
   section("alone", test_rows_alone);
+  section("targets", test_targets);
+  section("rounds", [&] { test_rounds(orders); });
   section("faults", [&] { test_faults(orders); });
   section("missing", [&] { test_missing(orders); });
   CHECK(emulator::live_allocations() == 0);
