@@ -131,6 +131,7 @@ __global__ void __launch_bounds__(kMostThreads, 4)
     const std::int64_t target = target_of(rows, row);
     if (fault || target < 0) {
       wait_for_copies();
+      cluster_sync();  // the gradient may lie where others copy from
       if (!fault || rows.zero_at_fault) clear_gradient(rows, row);
     } else {
       begin_row(rows, *totals, row, target, pass.memory);

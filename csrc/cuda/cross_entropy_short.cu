@@ -96,6 +96,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
   }
   if (own.own.target >= 0) store_record(record, own.own, scale.correct != 0, records);
   if (rows.grad == nullptr) return;
+  __syncwarp();  // other lanes have read the targets' logits, which the gradient may overwrite
   const GradientFactors own_factors = factors_of(scale);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {

@@ -66,6 +66,15 @@ void copy_async(void* shared, const void* global);
 void wait_for_copies();
 // Where other threads may come between in random order: at atomic operations and fences.
 void yield();
+// In a program with race_hooks.cpp: from then on note_access() finds races, see races.h. `place` is
+// in the code that reads or writes.
+void watch_races();
+void note_access(const void* address, std::size_t bytes, bool is_write, const void* place);
+// While it lives, the current thread's accesses are atomic.
+struct Atomic {
+  Atomic();
+  ~Atomic();
+};
 [[noreturn]] void fail(const std::string& text);
 
 }  // namespace emulator
