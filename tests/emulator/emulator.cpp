@@ -154,6 +154,7 @@ void for_each_order(int seeds, const std::function<void()>& visit) {
   } const restore;
   set_order(Order::forward);
   visit();
+  if (watching && seeds == 0) return;
   set_order(Order::reverse);
   visit();
   for (int seed = 1; seed <= seeds; ++seed) {
@@ -245,6 +246,7 @@ void watch_races() { watching = true; }
 void note_access(const void* address, std::size_t bytes, bool is_write, const void* place) {
   static bool inside = false;  // of containers here, whose code may be shared with the kernels'
   if (!watching || inside || active == nullptr || active->current == nullptr) return;
+  if (Fiber::on_stack(address)) return;
   inside = true;
   Launch& launch = *active;
   const AccessKind kind = launch.atomic ? AccessKind::atomic

@@ -43,7 +43,7 @@ void test_edges(const Case& c) {
 void test_targets() {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (const std::int64_t classes : {1, 2, 3, 7, 8, 9, 130}) {
-      for (const std::int64_t shift : {0, 1, 2, 3, 5, 7}) {
+      for (const std::int64_t shift : {0, 1, 3, 7}) {
         if (dtype == DType::f32 && shift > 3) continue;
         Case c = case_of(5, classes);
         c.dtype = c.grad_dtype = dtype;
