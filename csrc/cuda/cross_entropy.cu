@@ -25,8 +25,7 @@ __device__ __forceinline__ Part part_of(int classes, int most_tiles, int number)
   const int each = (needed < most_tiles ? needed : most_tiles) * tile;
   const int first = begin + cluster_rank() * each;
   const int left = classes - first;
-  const int count = left < each ? left : each;
-  return {first, count < 0 ? 0 : count};
+  return {first, left < 0 ? 0 : left < each ? left : each};
 }
 
 // One row's way through the kernel.

@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
     const RowRecord record = sum_row(rows, logits, maximum, top, memory);
     if (threadIdx.x == 0) {
       memory.scale = scale_of(rows, memory.factor, memory.row, record, 1.0,
-                              row_sums(record, capped_unit_of(record, rows.softcap)));
+                              row_sums(record, capped_unit_of(record, rows.softcap), rows));
     }
     __syncthreads();
     const bool correct = target_is_first(rows, memory);

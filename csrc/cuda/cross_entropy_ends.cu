@@ -33,7 +33,7 @@ __device__ __forceinline__ RowsPart end_row(const CrossEntropyRows& rows, double
                                             const RowRecord& record) {
   const RowUnit unit = rows.softcap > 0 ? capped_unit_of(record, rows.softcap) : unit_of(record);
   const RowResult<double> result = finish_row<double>(
-      row_sums(record, unit), target_in(rows, factor, {index, target, record.target}),
+      row_sums(record, unit, rows), target_in(rows, factor, {index, target, record.target}),
       {rows.label_smoothing, rows.z_loss, rows.softcap});
   store_rows(rows, index, result.loss, result.lse, result.entropy);
   // A row without weight has zeros there already, one that is not a number has that.

@@ -64,12 +64,21 @@ __device__ __forceinline__ RowUnit capped_unit_of(const RowRecord& record, doubl
   return {maximum, maximum, 0.0};
 }
 
-// A row's sums for element/. Those that are not counted without smoothing are 0, and looked at but
-// for their being finite only with it.
-__device__ __forceinline__ RowSums<double> row_sums(const RowRecord& record, const RowUnit& unit) {
-  return {unit.maximum,  unit.shift,     unit.exponent,
-          record.tops,   record.rest,    record.weighted,
-          record.logits, record.allowed, static_cast<double>(record.unmasked)};
+// A row's sums for element/.
+__device__ __forceinline__ RowSums<double> row_sums(const RowRecord& record, const RowUnit& unit,
+                                                    const CrossEntropyRows& rows) {
+  const bool smooth = rows.label_smoothing > 0;
+  // Where they were not counted, they are not looked at but for their being finite.
+  const auto classes = static_cast<double>(rows.classes);
+  return {unit.maximum,
+          unit.shift,
+          unit.exponent,
+          record.tops,
+          record.rest,
+          record.weighted,
+          record.logits,
+          smooth ? record.allowed : classes,
+          smooth ? static_cast<double>(record.unmasked) : classes};
 }
 
 // `factor` is that of the reduction.
@@ -127,7 +136,7 @@ __device__ __forceinline__ RowScale scale_of(const CrossEntropyRows& rows, doubl
 __device__ __forceinline__ RowScale scale_of(const CrossEntropyRows& rows, double factor,
                                              const Row& row, const RowRecord& record) {
   return scale_of(rows, factor, row, record, static_cast<double>(top_of(record.largest)),
-                  row_sums(record, unit_of(record)));
+                  row_sums(record, unit_of(record), rows));
 }
 
 __device__ __forceinline__ void store_record(RowRecord record, const Row& row, bool correct,
