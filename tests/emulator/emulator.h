@@ -1,7 +1,7 @@
 // Runs CUDA kernels on the host, for tests only: a kernel compiled as C++ (see cuda_runtime.h), its
 // threads as fibers that are switched where they wait for each other. What a GPU would leave
-// undefined is an error here: see Failure. It does not see the memory model between threads that
-// run at once, nor what the device's compiler does.
+// undefined is an error here: see Failure, and races.h for what no barrier orders. It does not see
+// missing fences, nor what the device's compiler does.
 #pragma once
 
 #include <cstddef>
