@@ -256,6 +256,7 @@ void compare(const Case& c, const Input& in, const Output& out);
 // In test_cross_entropy_rows.cpp.
 void test_targets();
 void test_rounds(int orders);
+void test_gradient_elsewhere();
 // In test_cross_entropy_faults.cpp.
 void test_faults(int orders);
 void test_missing(int orders);

@@ -173,23 +173,6 @@ void test_ranges(int orders) {
   }
 }
 
-// Out of place, where words of the gradient begin, none of the logits does.
-void test_gradient_elsewhere() {
-  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
-    Case c{};
-    c.dtype = dtype;
-    c.in_place = false;
-    c.shift = 1;
-    c.gradient_shift = 2;
-    c.padding = 5;
-    for (const DType grad_dtype : {dtype, DType::bf16, DType::f16}) {
-      if (dtype != DType::f32 && grad_dtype != dtype) continue;
-      c.grad_dtype = grad_dtype;
-      with_shapes(c, [&](const Case& sized) { test(sized); });
-    }
-  }
-}
-
 // One class ties with the target, another warp's: nobody else may undo what that warp counts.
 void test_two_largest(int orders) {
   with_shapes({}, [&](const Case& c) {

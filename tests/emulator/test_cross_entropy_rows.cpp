@@ -86,4 +86,26 @@ void test_rounds(int orders) {
   });
 }
 
+// Out of place, where words of the gradient begin, none of the logits does.
+void test_gradient_elsewhere() {
+  for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
+    Case c{};
+    c.dtype = dtype;
+    c.in_place = false;
+    c.shift = 1;
+    c.gradient_shift = 2;
+    c.padding = 5;
+    for (const DType grad_dtype : {dtype, DType::bf16, DType::f16}) {
+      if (dtype != DType::f32 && grad_dtype != dtype) continue;
+      c.grad_dtype = grad_dtype;
+      with_shapes(c, [&](const Case& sized) {
+        const int before = failures;
+        const Input in = make_input(sized, 13);
+        compare(sized, in, run(sized, in));
+        name_failure(before, sized);
+      });
+    }
+  }
+}
+
 }  // namespace loss_case
