@@ -130,6 +130,7 @@ __global__ void __launch_bounds__(kMostThreads, 4)
     const std::int64_t target = target_of(rows, row);
     if (fault || target < 0) {
       wait_for_copies();
+      cluster_sync();  // the gradient may lie where others copy from
       if (!fault || rows.zero_at_fault) clear_gradient(rows, row);
     } else {
       begin_row(rows, *totals, row, target, pass.memory);
@@ -142,9 +143,9 @@ __global__ void __launch_bounds__(kMostThreads, 4)
 
 template <class T>
 void launch_rows_of(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
-                    const RowShape& shape, cudaStream_t stream) {
+                    const RowShape& shape, cudaStream_t stream, std::int64_t most_rows) {
   const auto cluster = static_cast<unsigned>(shape.cluster);
-  const auto grid = static_cast<unsigned>(std::min(rows.rows, kMostRows)) * cluster;
+  const auto grid = static_cast<unsigned>(std::min(rows.rows, most_rows)) * cluster;
   const std::size_t room = static_cast<std::size_t>(2 * shape.threads * shape.tiles) * sizeof(T);
   const std::size_t shared = sizeof(RowMemory) + kWordBytes + room;
   launch(rows.label_smoothing > 0 ? rows_kernel<T, true> : rows_kernel<T, false>,
@@ -155,13 +156,13 @@ void launch_rows_of(const CrossEntropyRows& rows, const LossTotals* totals, RowR
 }  // namespace
 
 void launch_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
-                 const RowShape& shape, cudaStream_t stream) {
+                 const RowShape& shape, cudaStream_t stream, std::int64_t most_rows) {
   if (rows.dtype == DType::f32) {
-    launch_rows_of<float>(rows, totals, records, shape, stream);
+    launch_rows_of<float>(rows, totals, records, shape, stream, most_rows);
   } else if (rows.dtype == DType::bf16) {
-    launch_rows_of<bf16_bits>(rows, totals, records, shape, stream);
+    launch_rows_of<bf16_bits>(rows, totals, records, shape, stream, most_rows);
   } else {
-    launch_rows_of<f16_bits>(rows, totals, records, shape, stream);
+    launch_rows_of<f16_bits>(rows, totals, records, shape, stream, most_rows);
   }
 }
 

@@ -44,13 +44,16 @@ inline RowShape row_shape(std::int64_t classes, int largest_cluster, std::int64_
 
 // Gradients, but for those of the targets, and records. In order: the rows' kernel for long rows,
 // for short ones (at most kShortRow classes, a warp takes several), and for any under softcap.
+//
+// At most `most_rows` are launched at a time; more go round.
+constexpr std::int64_t kMostRows = 1 << 20;
 void launch_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
-                 const RowShape& shape, cudaStream_t stream);
+                 const RowShape& shape, cudaStream_t stream, std::int64_t most_rows = kMostRows);
 constexpr std::int64_t kShortRow = 1024;
 void launch_short_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
                        cudaStream_t stream);
 void launch_capped_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
-                        cudaStream_t stream);
+                        cudaStream_t stream, std::int64_t most_rows = kMostRows);
 // From the records to losses, log-sum-exps, entropies and the gradients of the targets; the losses
 // are added to the totals. `parts` has row_parts() elements.
 struct RowsPart {

@@ -109,15 +109,16 @@ __global__ void __launch_bounds__(kThreads)
     const bool correct = target_is_first(rows, memory);
     if (threadIdx.x == 0) store_record(record, memory.row, correct, records);
     if (rows.grad != nullptr) write_gradient(rows, row, top, memory.scale);
-    __syncthreads();  // the next row takes the same memory
+    // No barrier: the next row has some before it writes what other threads may still read here,
+    // `memory.scale`; its `memory.row` they have read before the last one.
   }
 }
 
 }  // namespace
 
 void launch_capped_rows(const CrossEntropyRows& rows, const LossTotals* totals, RowRecord* records,
-                        cudaStream_t stream) {
-  const auto grid = static_cast<unsigned>(std::min(rows.rows, kMostRows));
+                        cudaStream_t stream, std::int64_t most_rows) {
+  const auto grid = static_cast<unsigned>(std::min(rows.rows, most_rows));
   launch(capped_rows_kernel, {grid, kThreads, sizeof(RowMemory), 1}, stream, rows, totals, records);
 }
 

@@ -95,8 +95,8 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     if (lane() == r) scale.correct = correct ? 1 : 0;
   }
   if (own.own.target >= 0) store_record(record, own.own, scale.correct != 0, records);
-  clear_rows<kRows>(rows, first, own.valid);
   if (rows.grad == nullptr) return;
+  __syncwarp();  // other lanes have read the targets' logits, which the gradient may overwrite
   const GradientFactors own_factors = factors_of(scale);
 #pragma unroll
   for (int r = 0; r < kRows; ++r) {
@@ -109,6 +109,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     void* gradient = gradient_of(rows, first + r);
     store_slice(gradient, rows.grad_dtype, classes, pairs, x[r]);
   }
+  clear_rows<kRows>(rows, first, own.valid);
 }
 
 template <int kRows, int kPairs>

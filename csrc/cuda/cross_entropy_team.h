@@ -89,7 +89,7 @@ __device__ __noinline__ bool is_first_of_largest(const CrossEntropyRows& rows, R
   cluster_sync();  // all of the row is read, too
   ties = 0;
   for (int rank = 0; rank < cluster_size(); ++rank) ties += cluster_read(memory.ties, rank);
-  // The counters are set again in another row, after for_each_row's barrier.
+  // The counters are set again in another row, behind its first barriers.
   return ties == 0;
 }
 
@@ -120,9 +120,6 @@ __device__ __forceinline__ bool target_is_first(const CrossEntropyRows& rows, Ro
   if (memory.scale.several) return is_first_of_largest(rows, memory);
   return memory.scale.correct != 0;
 }
-
-// Rows that are launched at a time; more go round.
-constexpr std::int64_t kMostRows = 1 << 20;
 
 // Where the row's own block starts: what the first thread needs later, when others have the
 // registers.

@@ -42,8 +42,8 @@ __device__ void sum_chunk(int size, double (&sums)[kWarp], double* total, std::u
   }
   for (; i < size; i += kWarp) add(finish(i, load(i)));
 
-  sums[lane()] = sum;
   top = warp_max(top);
+  sums[lane()] = sum;
   __syncwarp();
   if (lane() != 0) return;
   double all = 0;

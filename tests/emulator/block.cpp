@@ -72,6 +72,7 @@ void Cluster::begin(unsigned first_block) {
       thread.block = &block;
       thread.number = number;
       thread.copies.clear();
+      thread.passed = {};
       release(thread);
     }
   }
@@ -93,7 +94,10 @@ std::string Cluster::at_block_barrier(Thread& thread) {
   if (++block.waiting < shape_.block) return "";
   block.waiting = 0;
   for (unsigned number = 0; number < shape_.block; ++number) {
-    release(threads_[block.first + number]);
+    Thread& each = threads_[block.first + number];
+    ++each.passed.of_warp;
+    ++each.passed.of_block;
+    release(each);
   }
   return "";
 }
@@ -103,7 +107,10 @@ std::string Cluster::at_cluster_barrier(Thread& thread) {
   if (++waiting_ < size()) return "";
   waiting_ = 0;
   for (Block& block : blocks_) block.reader = nullptr;
-  for (Thread& each : threads_) release(each);
+  for (Thread& each : threads_) {
+    each.passed = {each.passed.of_warp + 1, each.passed.of_block + 1, each.passed.of_cluster + 1};
+    release(each);
+  }
   return "";
 }
 
@@ -174,6 +181,7 @@ std::string Cluster::finish_exchange(Thread& thread) {
     Thread& each = *lane_of(thread, lane);
     switch (each.kind) {
       case Exchange::sync:
+        if (mask == kAllLanes) ++each.passed.of_warp;  // of a part it counts as none
         break;
       case Exchange::ballot:
         each.value = votes;

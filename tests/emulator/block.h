@@ -20,6 +20,12 @@ struct Block;
 
 enum class State { ready, in_exchange, at_block_barrier, at_cluster_barrier, ended };
 
+// The barriers that a thread has passed: of its warp, its block and its cluster, a wider one being
+// one of the narrower, too.
+struct Passed {
+  unsigned of_warp = 0, of_block = 0, of_cluster = 0;
+};
+
 struct Thread {
   Block* block;
   unsigned number;  // in its block
@@ -31,6 +37,7 @@ struct Thread {
   std::uint64_t value;
   int source;
   std::vector<std::pair<void*, const void*>> copies;  // begun, in order
+  Passed passed;
 };
 
 struct Free {
@@ -55,6 +62,8 @@ class Cluster {
   Thread& thread(unsigned index) { return threads_[index]; }
   Block& block(unsigned rank) { return blocks_[rank]; }
   unsigned size() const { return static_cast<unsigned>(threads_.size()); }
+  unsigned blocks() const { return shape_.cluster; }
+  std::size_t shared_bytes() const { return shape_.shared_bytes; }
   unsigned index_of(const Thread& thread) const {
     return static_cast<unsigned>(&thread - threads_.data());
   }

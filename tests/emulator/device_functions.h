@@ -117,6 +117,7 @@ inline void __threadfence_block() { emulator::yield(); }
   inline T name(T* address, T value) {            \
     emulator::yield();                            \
     T& place = *emulator::checked(address);       \
+    const emulator::Atomic atomic;                \
     const T old = place;                          \
     place = static_cast<T>(result);               \
     return old;                                   \
@@ -131,6 +132,7 @@ inline void __threadfence_block() { emulator::yield(); }
   inline T atomicCAS(T* address, T expected, T value) {             \
     emulator::yield();                                              \
     T& place = *emulator::checked(address);                         \
+    const emulator::Atomic atomic;                                  \
     const T old = place;                                            \
     if (old == expected) place = value;                             \
     return old;                                                     \

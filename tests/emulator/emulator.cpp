@@ -10,6 +10,7 @@
 #include "cuda_runtime.h"
 #include "fiber.h"
 #include "memory.h"
+#include "races.h"
 #include "ready.h"
 
 uint3 threadIdx, blockIdx;
@@ -55,7 +56,10 @@ struct Launch {
   const std::function<void()>& body;
   Thread* current = nullptr;
   std::string failure;
+  Races races;
+  bool atomic = false;
 };
+bool watching = false;  // for races
 
 std::mutex launching;
 Launch* active = nullptr;
@@ -106,6 +110,7 @@ void resume(Launch& launch, Thread& thread, Fiber& fiber) {
 void run_cluster(Launch& launch, ReadyThreads& ready, unsigned first_block) {
   Cluster& cluster = launch.cluster;
   cluster.begin(first_block);
+  launch.races.begin_cluster();
   for (unsigned i = 0; i < cluster.size(); ++i) fibers[i].start(thread_body);
   while (!ready.empty()) {
     const unsigned index = ready.take();
@@ -149,6 +154,7 @@ void for_each_order(int seeds, const std::function<void()>& visit) {
   } const restore;
   set_order(Order::forward);
   visit();
+  if (watching && seeds == 0) return;
   set_order(Order::reverse);
   visit();
   for (int seed = 1; seed <= seeds; ++seed) {
@@ -235,6 +241,29 @@ void yield() {
   Fiber::suspend();
 }
 
+void watch_races() { watching = true; }
+
+void note_access(const void* address, std::size_t bytes, bool is_write, const void* place) {
+  static bool inside = false;  // of containers here, whose code may be shared with the kernels'
+  if (!watching || inside || active == nullptr || active->current == nullptr) return;
+  if (Fiber::on_stack(address)) return;
+  inside = true;
+  Launch& launch = *active;
+  const AccessKind kind = launch.atomic ? AccessKind::atomic
+                          : is_write    ? AccessKind::write
+                                        : AccessKind::read;
+  const std::string error =
+      launch.races.at_access(launch.cluster, *launch.current, address, bytes, kind, place);
+  // The thread goes on to where it waits next: sanitized code cannot be left from here.
+  if (!error.empty() && launch.failure.empty()) {
+    launch.failure = name_of(*launch.current) + ": " + error;
+  }
+  inside = false;
+}
+
+Atomic::Atomic() { active_launch().atomic = true; }
+Atomic::~Atomic() { active_launch().atomic = false; }
+
 void copy_async(void* shared, const void* global) {
   Launch& launch = active_launch();
   Thread& thread = *launch.current;
@@ -247,12 +276,18 @@ void copy_async(void* shared, const void* global) {
       reinterpret_cast<std::uintptr_t>(global) % kCopyBytes != 0) {
     fail("copy_async: an address is not aligned to 16 bytes");
   }
+  note_access(shared, kCopyBytes, true, __builtin_return_address(0));
+  note_access(global, kCopyBytes, false, __builtin_return_address(0));
   thread.copies.emplace_back(shared, global);
 }
 
 void wait_for_copies() {
   Thread& thread = *active_launch().current;
-  for (const auto& [to, from] : thread.copies) std::memcpy(to, from, kCopyBytes);
+  for (const auto& [to, from] : thread.copies) {
+    note_access(to, kCopyBytes, true, __builtin_return_address(0));
+    note_access(from, kCopyBytes, false, __builtin_return_address(0));
+    std::memcpy(to, from, kCopyBytes);
+  }
   thread.copies.clear();
 }
 
@@ -277,7 +312,7 @@ const void* cluster_address(const void* mine, std::size_t bytes, int rank, Site 
          std::to_string(cluster_size()) + " blocks");
   }
   Block& block = launch.cluster.block(static_cast<unsigned>(rank));
-  if (block.ended > 0) {
+  if (&block != thread.block && block.ended > 0) {
     fail(name + "block " + std::to_string(block.number) +
          " has ended, no cluster_sync after cluster_read");
   }

@@ -1,7 +1,7 @@
 // Runs CUDA kernels on the host, for tests only: a kernel compiled as C++ (see cuda_runtime.h), its
 // threads as fibers that are switched where they wait for each other. What a GPU would leave
-// undefined is an error here: see Failure. It does not see the memory model between threads that
-// run at once, nor what the device's compiler does.
+// undefined is an error here: see Failure, and races.h for what no barrier orders. It does not see
+// missing fences, nor what the device's compiler does.
 #pragma once
 
 #include <cstddef>
@@ -25,7 +25,8 @@ enum class Order { forward, reverse, random };
 void set_order(Order order, std::uint64_t seed = 0);
 std::string order_name();  // as in FLATSTEP_EMULATOR_ORDER
 
-// Calls visit for forward, reverse and `seeds` random orders, and restores the order.
+// Calls visit for forward, reverse and `seeds` random orders, and restores the order. Where races
+// are found, which show in any order, forward is enough for 0 seeds.
 void for_each_order(int seeds, const std::function<void()>& visit);
 
 // Allocations of device memory and pinned memory that were not freed.
@@ -66,6 +67,15 @@ void copy_async(void* shared, const void* global);
 void wait_for_copies();
 // Where other threads may come between in random order: at atomic operations and fences.
 void yield();
+// In a program with race_hooks.cpp: from then on note_access() finds races, see races.h. `place` is
+// in the code that reads or writes.
+void watch_races();
+void note_access(const void* address, std::size_t bytes, bool is_write, const void* place);
+// While it lives, the current thread's accesses are atomic.
+struct Atomic {
+  Atomic();
+  ~Atomic();
+};
 [[noreturn]] void fail(const std::string& text);
 
 }  // namespace emulator

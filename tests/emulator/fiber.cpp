@@ -112,6 +112,11 @@ void Fiber::start(void (*body)()) {
   prepare(&stack_pointer_, stack_, kStackBytes - colour_ - 64, &Fiber::enter);
 }
 
+bool Fiber::on_stack(const void* address) {
+  const auto* place = static_cast<const char*>(address);
+  return running != nullptr && place >= running->stack_ && place < running->stack_ + kStackBytes;
+}
+
 FLATSTEP_NOT_SANITIZED void Fiber::resume() {
   running = this;
   sanitizer::start_switch(&host_fake_stack, stack_, kStackBytes);

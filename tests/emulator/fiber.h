@@ -14,6 +14,8 @@ class Fiber {
   // On a fiber: back to the host.
   static void suspend();
   bool finished() const { return !unfinished_; }
+  // Whether the address lies on the stack of the fiber that runs.
+  static bool on_stack(const void* address);
 
  private:
   static void enter();

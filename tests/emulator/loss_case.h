@@ -28,6 +28,7 @@ struct Case {
   std::int64_t padding = 0;  // elements between rows
   std::int64_t shift = 0;    // elements before the first
   bool in_place = true;
+  std::int64_t gradient_shift = 0;  // out of place, so many more before the gradient's first
   double scale = 3, offset = 0;
   double label_smoothing = 0, z_loss = 0, softcap = 0;
   bool class_weight = false, token_weight = false, upstream = false;
@@ -39,7 +40,8 @@ struct Case {
   bool gradient = true;
   bool fault = false;
   bool zero_at_fault = false;
-  bool count_targets = false;  // by the device, which takes longer than the rows
+  bool count_targets = false;                // by the device, which takes longer than the rows
+  std::int64_t most_rows = cuda::kMostRows;  // launched at a time
 };
 
 inline std::size_t bytes_of(DType dtype) { return static_cast<std::size_t>(size_of(dtype)); }
@@ -149,6 +151,9 @@ inline Output run(const Case& c, const Input& in) {
   const std::int64_t stride = c.classes + c.padding;
   const std::size_t count = static_cast<std::size_t>(c.shift + c.rows * stride);
   const DType grad_dtype = c.in_place ? c.dtype : c.grad_dtype;
+  const std::int64_t gradient_shift = c.in_place ? 0 : c.gradient_shift;
+  const std::size_t skipped =
+      static_cast<std::size_t>(c.shift + gradient_shift) * bytes_of(grad_dtype);
   std::vector<unsigned char> bytes(count * bytes_of(c.dtype), kUntouched);
   for (std::int64_t i = 0; i < c.rows; ++i) {
     for (std::int64_t j = 0; j < c.classes; ++j) {
@@ -157,8 +162,8 @@ inline Output run(const Case& c, const Input& in) {
     }
   }
   const DeviceArray<unsigned char> logits(bytes);
-  const DeviceArray<unsigned char> gradient(
-      std::vector<unsigned char>(count * bytes_of(grad_dtype), kUntouched));
+  const DeviceArray<unsigned char> gradient(std::vector<unsigned char>(
+      (count + static_cast<std::size_t>(gradient_shift)) * bytes_of(grad_dtype), kUntouched));
   const DeviceArray<std::int64_t> targets(in.targets);
   const DeviceArray<float> class_weight(in.class_weight), token_weight(in.token_weight);
   const DeviceArray<float> upstream(in.upstream);
@@ -181,9 +186,7 @@ inline Output run(const Case& c, const Input& in) {
   }
 
   unsigned char* first = logits.data() + static_cast<std::size_t>(c.shift) * bytes_of(c.dtype);
-  unsigned char* grad =
-      c.in_place ? first
-                 : gradient.data() + static_cast<std::size_t>(c.shift) * bytes_of(grad_dtype);
+  unsigned char* grad = c.in_place ? first : gradient.data() + skipped;
   const CrossEntropyRows rows{c.dtype,
                               first,
                               c.rows,
@@ -206,16 +209,15 @@ inline Output run(const Case& c, const Input& in) {
                               stride,
                               c.zero_at_fault};
   if (c.softcap > 0) {
-    cuda::launch_capped_rows(rows, totals.data(), records.data(), nullptr);
+    cuda::launch_capped_rows(rows, totals.data(), records.data(), nullptr, c.most_rows);
   } else if (c.shape.cluster > 0) {
-    cuda::launch_rows(rows, totals.data(), records.data(), c.shape, nullptr);
+    cuda::launch_rows(rows, totals.data(), records.data(), c.shape, nullptr, c.most_rows);
   } else {
     cuda::launch_short_rows(rows, totals.data(), records.data(), nullptr);
   }
   cuda::launch_row_ends(rows, records.data(), parts_of_rows.data(), totals.data(), nullptr);
   Output out{totals.read()[0], loss.read(), lse.read(), entropy.read(), {}, stride, grad_dtype};
   const std::vector<unsigned char> all = c.in_place ? logits.read() : gradient.read();
-  const std::size_t skipped = static_cast<std::size_t>(c.shift) * bytes_of(grad_dtype);
   out.gradient.assign(all.begin() + static_cast<std::ptrdiff_t>(skipped), all.end());
   for (std::size_t i = 0; i < skipped; ++i) CHECK(all[i] == kUntouched);
   return out;
@@ -249,6 +251,12 @@ inline void with_shapes(Case c, const std::function<void(const Case&)>& visit) {
   visit(c);
 }
 
+// Checks all that has come of a call, in test_cross_entropy.cpp.
+void compare(const Case& c, const Input& in, const Output& out);
+// In test_cross_entropy_rows.cpp.
+void test_targets();
+void test_rounds(int orders);
+void test_gradient_elsewhere();
 // In test_cross_entropy_faults.cpp.
 void test_faults(int orders);
 void test_missing(int orders);

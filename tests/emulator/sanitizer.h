@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstring>
+#include <string>
 
 #if defined(__SANITIZE_ADDRESS__)
 #  define FLATSTEP_EMULATOR_ASAN 1
@@ -35,8 +37,17 @@ inline void start_switch(void** fake_stack, const void* stack, std::size_t bytes
 inline void finish_switch(void* fake_stack, const void** stack, std::size_t* bytes) {
   __sanitizer_finish_switch_fiber(fake_stack, stack, bytes);
 }
+// File and line of code, for messages.
+inline std::string source_of(const void* place) {
+  char text[400] = "";
+  void* call = static_cast<char*>(const_cast<void*>(place)) - 1;
+  __sanitizer_symbolize_pc(call, "%s:%l", text, sizeof text);
+  const char* name = std::strrchr(text, '/');
+  return name != nullptr ? name + 1 : text;
+}
 #else
 constexpr bool kOn = false;
+inline std::string source_of(const void*) { return "an unknown line"; }
 inline void poison(const void*, std::size_t) {}
 inline void unpoison(const void*, std::size_t) {}
 inline void start_switch(void**, const void*, std::size_t) {}

@@ -6,4 +6,5 @@ set(FLATSTEP_EMULATOR_SOURCES
     host_api.cpp
     host_memory.cpp
     host_streams.cpp
-    memory.cpp)
+    memory.cpp
+    races.cpp)

@@ -23,8 +23,10 @@ bool within(double got, double wanted, double bound, const char* what, std::int6
   return false;
 }
 
+}  // namespace
+
 // The bounds of flatstep/loss.h.
-void compare(const Case& c, const Input& in, const Output& out) {
+void loss_case::compare(const Case& c, const Input& in, const Output& out) {
   const oracle::Options options{c.label_smoothing, c.z_loss, c.softcap,
                                 c.class_weight ? in.class_weight.data() : nullptr};
   constexpr double kFloor = 0x1p-112;
@@ -74,6 +76,8 @@ void compare(const Case& c, const Input& in, const Output& out) {
   CHECK(out.totals.correct == correct);
   CHECK(within(out.totals.loss, sum, 4 * ulp(sum) + 1e-9, "sum", -1));
 }
+
+namespace {
 
 std::string text_of(const Case& c) {
   char text[200];
@@ -193,10 +197,8 @@ void test_kinds(int orders) {
     c.in_place = false;
     c.grad_dtype = half;
     with_shapes(c, [&](const Case& sized) { test(sized, orders); });
-    c.shift = 1;  // where words of the gradient begin, none of the logits does
-    c.padding = 5;
-    with_shapes(c, [&](const Case& sized) { test(sized); });
   }
+  test_gradient_elsewhere();
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
     for (int bits = 0; bits < 8; ++bits) {
       Case c = case_of(7, 700);
@@ -285,6 +287,8 @@ int main(int argc, char** argv) {
   section("orders", test_orders);
   section("special", test_special);
   section("alone", test_rows_alone);
+  section("targets", test_targets);
+  section("rounds", [&] { test_rounds(orders); });
   section("faults", [&] { test_faults(orders); });
   section("missing", [&] { test_missing(orders); });
   CHECK(emulator::live_allocations() == 0);

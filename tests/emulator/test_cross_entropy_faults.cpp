@@ -93,6 +93,8 @@ void test_no_rows(Case c) {
   Case neither = c;
   neither.gradient = false;
   const Output before = run(neither, in);
+  neither.zero_at_fault = true;
+  CHECK(run(neither, in).gradient == before.gradient);
   for (const bool zeros : {false, true}) {
     c.zero_at_fault = zeros;
     const Output out = run(c, in);

@@ -1,5 +1,7 @@
 // Kernels over gradients, dropout, conversions and sums of columns: the CPU's bits, whatever the
 // order of the threads.
+#include <algorithm>
+#include <cstdlib>
 #include <limits>
 #include <list>
 
@@ -252,13 +254,14 @@ void test_column_sum() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  const int orders = argc > 1 ? std::atoi(argv[1]) : 50;  // random ones
   require_isa();
   if (std::string(cpu::kernels().isa) == "x86_64") return 77;  // it fuses no products and sums
   test_order_of_the_norm();
   test_float64_is_refused();
   test_convert_reads_no_more();
-  emulator::for_each_order(5, [] {
+  emulator::for_each_order(std::min(orders, 5), [] {
     test_partials(many_sizes());
     test_accumulate(many_sizes());
     test_column_sum();
@@ -266,7 +269,7 @@ int main() {
     test_convert();
     test_scale();
   });
-  emulator::for_each_order(50, [] {
+  emulator::for_each_order(orders, [] {
     test_partials(kSizes);
     test_partials_of_what_is_not_finite();
     test_accumulate(kSizes);

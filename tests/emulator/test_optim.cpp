@@ -1,5 +1,8 @@
 // Steps of the CUDA engine beside those of the CPU: every byte and every result the same, in all
 // formats, whatever the order of the threads.
+#include <algorithm>
+#include <cstdlib>
+
 #include "check.h"
 #include "cuda/gradient.h"
 #include "emulator.h"
@@ -208,17 +211,18 @@ void test_refusals() {
 
 }  // namespace
 
-int main() {
+int main(int argc, char** argv) {
+  const int orders = argc > 1 ? std::atoi(argv[1]) : 50;  // random ones
   require_isa();
   if (std::string(cpu::kernels().isa) == "x86_64") return 77;  // it fuses no products and sums
   test_refusals();
-  emulator::for_each_order(2, [] {
+  emulator::for_each_order(std::min(orders, 2), [] {
     for (const Format& format : all_formats()) test_steps(format, format.grads == DType::f32);
     test_variants();
     test_captured_step();
     test_many_tensors();
   });
-  emulator::for_each_order(50, [] {
+  emulator::for_each_order(orders, [] {
     test_skips();
     test_partials_are_handed_over();
     Format format;
