@@ -76,32 +76,53 @@ __device__ __forceinline__ void store_element(void* row, DType dtype, std::int64
   });
 }
 
+// The larger; NaN if x is.
+__device__ __forceinline__ float at_least_or_nan(float x, float limit) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+  float result;
+  asm("max.NaN.f32 %0, %1, %2;" : "=f"(result) : "f"(x), "f"(limit));
+  return result;
+#else
+  return x < limit ? limit : x;
+#endif
+}
+
+constexpr float kLog2High = 1.442695040f, kLog2Low = 1.925963033e-8f;  // of e
+
 // The unit of some logits (see Unit) and their largest: too large ones are shifted first.
 struct SliceUnit {
   float shift, top;
   std::int32_t exponent;
-  float lowest;  // logits at or below it have exponentials of 0
+  float magic;  // adding it to x / ln2 rounds to an integer, and leaves 127 + n - k in the low bits
+  float lowest;  // logits below it count as it, and their exponentials as 0
 
   __device__ __forceinline__ explicit SliceUnit(float maximum)
       : shift(Unit<float>::in_range(maximum) ? 0.0f : maximum),
         top(Unit<float>::in_range(maximum) ? maximum : 0.0f),
         exponent(Unit<float>(top).exponent),
+        magic(12582912.0f + 127.0f - static_cast<float>(exponent)),
         lowest(static_cast<float>((exponent - 127.0) * kLn2High)) {}
 
-  // 2^(x / ln2 - k) by the device. The product is exact to twice the precision; the difference is
-  // rounded, which for the probabilities that matter, those near 1, is next to nothing: the error
-  // is 2 ULP and half an ULP for each power of two below the largest.
+  // x / ln2 = n + t with |t| <= 1/2, the product exact to twice the precision, then 2^t by the
+  // device and 2^(n - k) by its bits, which are those of 0 at the lowest logit. Error 1.7 ULP.
   __device__ __forceinline__ float exponential(float x) const {
-    constexpr float kLog2High = 1.442695040f, kLog2Low = 1.925963033e-8f;  // of e
-    const float power = fmaf(x, kLog2High, -static_cast<float>(exponent));
-    return exp2_approx(fmaf(x, kLog2Low, power));
+    const float shifted = fmaf(x, kLog2High, magic);
+    const float n = shifted - magic;
+    const float t = fmaf(x, kLog2Low, fmaf(x, kLog2High, -n));
+    return exp2_approx(t) * float_of(bits_of(shifted) << 23);
+  }
+
+  // The same for a gradient, whose error counts beside the row's largest: x / ln2 - k is rounded
+  // once and the device takes it whole. 2 ULP, and half an ULP for each power of two below 1.
+  __device__ __forceinline__ float exponential_of_gradient(float x) const {
+    return exp2_approx(fmaf(x, kLog2Low, fmaf(x, kLog2High, -static_cast<float>(exponent))));
   }
 };
 
 // The exponential of the largest logit in its unit.
 __device__ __forceinline__ float top_of(float maximum) {
   const SliceUnit in(maximum);
-  return in.exponential(in.top);
+  return in.exponential(at_least_or_nan(in.top, in.lowest));
 }
 
 // Sums over the classes that a thread, a warp, a block or a cluster has; the last three only when
@@ -140,11 +161,11 @@ __device__ __forceinline__ PartSums sum_over_warp(const PartSums& part) {
 // loop.
 enum class Largest { here, elsewhere };
 
-// The exponential of a logit. When smoothing, a masked class gives -1, which tells it from one that
-// underflowed.
+// The exponential of a logit, for its gradient. When smoothing, a masked class gives -1, which
+// tells it from one that underflowed.
 template <bool kSmooth>
 __device__ __forceinline__ float marked_exponential(const SliceUnit& in, float logit) {
-  const float e = in.exponential(logit);
+  const float e = in.exponential_of_gradient(logit);
   return kSmooth && logit == -kInfinite<float> ? -1.0f : e;
 }
 
@@ -159,7 +180,9 @@ class ClassSums {
   // smoothing.
   template <class Weight>
   __device__ __forceinline__ float add(int half, float logit, const Weight& weight) {
-    const float e = in_.exponential(logit);
+    // Finite but for NaN, so that times an exponential of 0 its distance is 0.
+    const float clamped = at_least_or_nan(logit, in_.lowest);
+    const float e = in_.exponential(clamped);
     if (kLargest == Largest::here) {
       const bool top = logit >= in_.top;
       if (!top) rest_[half] += e;  // beside the largest the small terms would lose their digits
@@ -167,8 +190,7 @@ class ClassSums {
     } else {
       rest_[half] += e;
     }
-    // The distance is finite, so that times an exponential of 0 it is 0.
-    weighted_[half] = fmaf(e, fmaxf(logit, in_.lowest) - reference_, weighted_[half]);
+    weighted_[half] = fmaf(e, clamped - reference_, weighted_[half]);
     if (!kSmooth) return e;
     const bool masked = logit == -kInfinite<float>;
     const float own = masked ? 0.0f : weight();
