@@ -15,8 +15,8 @@ void Backend::linear_gradients(const LinearGradients& call, void* workspace) con
   const ConstMatrix &grad = call.grad, &hidden = call.hidden, &weight = call.weight;
   if (call.grad_hidden != nullptr) {
     gemm({false, false, grad.rows, weight.cols, grad.cols, grad.data, grad.row_stride, weight.data,
-          weight.row_stride, call.grad_hidden, call.grad_hidden_row_stride, false, nullptr,
-          grad.dtype, weight.dtype, call.grad_hidden_dtype, call.alpha},
+          weight.row_stride, call.grad_hidden, call.grad_hidden_row_stride, call.accumulate_hidden,
+          nullptr, grad.dtype, weight.dtype, call.grad_hidden_dtype, call.alpha},
          workspace);
   }
   if (call.grad_weight != nullptr) {

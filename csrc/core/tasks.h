@@ -219,6 +219,7 @@ struct LinearGradients {
   float* grad_weight;  // [classes, width], dense
   bool accumulate;
   float alpha;
+  bool accumulate_hidden = false;  // the same for grad_hidden
 };
 
 }  // namespace flatstep

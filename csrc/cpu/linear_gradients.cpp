@@ -186,7 +186,7 @@ std::size_t linear_gradients_workspace_bytes(std::int64_t rows, std::int64_t wid
 bool linear_gradients(const LinearGradients& call, void* memory) {
   const std::int64_t width = call.weight.cols;
   const Cut cut(width, call.grad.cols);
-  if (cut.ranges == 0) return false;
+  if (cut.ranges == 0 || call.accumulate_hidden) return false;
   const Workspace space(cut, call.grad.rows, width, worker_count(), memory);
   const Products products(call, cut, space);
   if (call.grad_weight != nullptr) products.pack_hidden();

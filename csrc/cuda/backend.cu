@@ -148,6 +148,30 @@ class CudaBackend final : public Backend {
   void gemm(const Gemm& call, void* workspace) const override {
     cuda::gemm(call, workspace, kGemmWorkspaceBytes, stream_);
   }
+  // cuBLASLt has its fast 16-bit kernels where what lies side by side is a multiple of 16 bytes
+  // long: the classes beyond the last such multiple go by themselves, and first, so that only they
+  // are rounded twice.
+  void linear_gradients(const LinearGradients& call, void* workspace) const override {
+    constexpr std::int64_t kMultiple = 64, kWorthwhile = 4096;
+    const std::int64_t classes = call.grad.cols, whole = classes / kMultiple * kMultiple;
+    if (call.grad.dtype == DType::f32 || classes % 8 == 0 || classes < kWorthwhile) {
+      Backend::linear_gradients(call, workspace);
+      return;
+    }
+    const auto part = [&](std::int64_t first, std::int64_t count) {
+      LinearGradients part = call;
+      part.grad.data = static_cast<const char*>(call.grad.data) + first * size_of(call.grad.dtype);
+      part.grad.cols = part.weight.rows = count;
+      part.weight.data = static_cast<const char*>(call.weight.data) +
+                         first * call.weight.row_stride * size_of(call.weight.dtype);
+      if (call.grad_weight != nullptr) part.grad_weight += first * call.hidden.cols;
+      part.accumulate_hidden = first == 0;
+      Backend::linear_gradients(part, workspace);
+    };
+    part(whole, classes - whole);
+    part(0, whole);
+  }
+
   bool half_products() const override { return true; }
   std::int64_t gemm_row_multiple() const override { return 128; }
   // cuBLASLt's fast kernels want every row to begin at 16 bytes.

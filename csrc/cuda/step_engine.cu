@@ -118,6 +118,8 @@ class CudaStepEngine final : public StepEngine {
 
   std::int64_t step_count() const override {
     const OnDevice scope(device_);
+    // A graph may have been replayed on any stream.
+    check(cudaDeviceSynchronize(), "step_count");
     return read_back(&state_.data()->step_count, last_stream_, "step_count");
   }
 

@@ -71,9 +71,9 @@ def empty(shape, dtype, like):
 def _empty_tensor(like, shape, dtype):
     """PyTorch's; a large one on the CPU has memory of NumPy's, which comes in huge pages. PyTorch's
     own costs a page fault for every 4 KB, in all several times as long as the loss."""
-    size = math.prod(shape) * dtype.itemsize
-    if like.device.type != "cpu" or size < _LARGE:
+    if like.device.type != "cpu" or math.prod(shape) * dtype.itemsize < _LARGE:
         return like.new_empty(shape, dtype=dtype)
+    size = math.prod(shape) * dtype.itemsize
     return sys.modules["torch"].from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
 
 

@@ -13,12 +13,13 @@ def scaled(gradient, upstream):
     pass is the last one."""
     if upstream.device.type == "cpu" and upstream.item() == 1.0:
         return gradient
-    if keeps_graph():
-        return gradient * upstream
+    last = not keeps_graph()
     kernel = _kernel() if upstream.is_cuda and gradient.is_contiguous() else None
     if kernel is None:
-        return gradient.mul_(upstream)
-    kernel(gradient, upstream)
+        return gradient.mul_(upstream) if last else gradient * upstream
+    if not last:
+        gradient = gradient.clone()
+    kernel(gradient, upstream)  # in float32, the same bits either way
     return gradient
 
 
