@@ -15,6 +15,7 @@ from pathlib import Path
 
 import flatstep
 
+from . import _interrupt
 from .commands import bench, export, info, plan, plot, prepare, sample, train
 from .commands import eval as evaluate
 from .errors import InputError
@@ -109,12 +110,14 @@ def _parse(parser, arguments):
 def main(arguments=None):
     """Runs one command and returns its exit code; arguments default to sys.argv[1:]."""
     _open_closed_streams()
-    arguments = _parse(make_parser(), arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a sample may hold what no terminal can show
+    parsed = None
     try:
-        code = arguments.run(arguments)
+        _interrupt.imported()
+        parsed = _parse(make_parser(), arguments)
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a sample may hold what no terminal can show
+        code = parsed.run(parsed)
         sys.stdout.flush()  # here, where a reader that has gone is no error
         return code
     except KeyboardInterrupt:
@@ -125,7 +128,7 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except Exception as error:
-        if arguments.debug:
+        if parsed is not None and parsed.debug:
             traceback.print_exc()
         _complain(_describe(error))
         return 2 if _is_wrong_call(error) else 1
