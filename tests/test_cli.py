@@ -369,6 +369,44 @@ def test_reader_that_goes_away_is_no_error(run):
     assert process.stderr == ""
 
 
+FULL = "flatstep: error: standard output cannot be written: No space left on device\n"
+
+
+def printing(call, stdout, buffered):
+    """(exit code, stderr) of a call with a stdout that Python buffers, or does not."""
+    command = [sys.executable, "-m", "flatstep", *map(str, call)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    done = subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, timeout=60
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("buffered", (True, False), ids=("buffered", "unbuffered"))
+def test_stdout_that_takes_nothing(tmp_path, text, run, buffered):
+    """A full disk is one line that names standard output; a reader that has gone is none."""
+    train = ["train", text, *TINY, "--steps", 2, "--out"]
+    for number, call in enumerate(
+        [["sample", run, "--tokens", 5], ["info"], ["plan", "--json"], ["eval", run], ["--version"],
+         ["--cmake-root"], ["--help"], ["train", "--help"], train]
+    ):  # fmt: skip
+        with open("/dev/full", "w") as full:
+            own = [tmp_path / f"full{number}"] if call is train else []
+            assert printing([*call, *own], full, buffered) == (1, FULL), call
+        read, write = os.pipe()
+        os.close(read)
+        own = [tmp_path / f"gone{number}"] if call is train else []
+        code, errors = printing([*call, *own], write, buffered)
+        os.close(write)
+        assert (code, errors) == (141, ""), call
+
+
+def test_an_error_of_another_file_is_not_of_stdout(tmp_path, text):
+    with open("/dev/full", "w") as full:
+        code, errors = printing(["train", tmp_path / "none.txt"], full, True)
+    assert code == 2 and "none.txt: cannot be read" in errors and errors.count("\n") == 1
+
+
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 def test_streams_may_be_closed(tmp_path, text, run, closed):
     for number, (code, call) in enumerate(
