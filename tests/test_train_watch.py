@@ -246,6 +246,35 @@ def test_a_signal_breaks_a_sample_off(tmp_path, text, monkeypatch):
     assert bits(run) == bits(whole) and metrics(run) == metrics(whole)
 
 
+def test_token_numbers_take_a_part_of_the_screen(tmp_path, capsys):
+    """Ten lines of them, and how many there are; samples.txt has all."""
+    data, run = tmp_path / "data.bin", tmp_path / "run"
+    np.random.default_rng(3).integers(1_000, 5_000, 4_000).astype("<u2").tofile(data)
+    loop.start(TINY | {"steps": 2, "sample_every": 2, "warmup": 1}, [str(data)], out=run)
+    told = capsys.readouterr()
+    [whole] = [x for x in (run / "samples.txt").read_text().splitlines() if x[:1].isdigit()]
+    assert len(whole.split()) == 200
+    for shown, heading, count in (
+        (told.err, "sample of step 2:\n", 200),
+        (told.out, "sample  400 tokens at temperature 0.7\n", 400),
+    ):
+        lines = shown.partition(heading)[2].splitlines()
+        first = " ".join(lines[:10]).split()
+        assert lines[10:12] == [f"(the first {len(first)} of {count} numbers)", ""]
+        assert 160 <= len(first) < 200 and first == whole.split()[: len(first)]
+        assert max(map(len, lines[:10])) <= 79
+
+
+def test_samples_that_fit_the_screen_are_shown_whole():
+    assert samples.on_screen("1 23 4", "ids") == "1 23 4"
+    long = " ".join(["12345"] * 130)  # 13 in a line
+    assert samples.on_screen(long, "ids").split() == long.split()
+    cut = samples.on_screen(long + " 12345", "ids")
+    assert cut == samples.on_screen(long, "ids") + "\n(the first 130 of 131 numbers)"
+    text = "a line of text, longer than any screen is wide " * 100
+    assert samples.on_screen(text, "char") == text
+
+
 def test_a_sample_cannot_pass_for_a_heading(tmp_path):
     path = tmp_path / "samples.txt"
     file = samples.SamplesFile(path, 0)

@@ -6,7 +6,7 @@ import flatstep
 
 from .memory import memory_lines
 from .progress import duration
-from .samples import TEMPERATURE, draw_sample, sample_length
+from .samples import TEMPERATURE, draw_sample, on_screen, sample_length
 
 SAMPLE_TOKENS = 400
 
@@ -88,7 +88,7 @@ def last_screen(trainer, outcome, steps, seconds, stop):
         lines.append(f"best    {_best_words(trainer, outcome.run)}")
     count = sample_length(trainer, SAMPLE_TOKENS)
     if count > 0:
-        text = draw_sample(trainer, count, stop)
+        text = on_screen(draw_sample(trainer, count, stop), trainer.config.vocab)
         lines.append(f"sample  {count} tokens at temperature {TEMPERATURE}\n{text}\n")
     lines += [
         f"run     {outcome.run}",
