@@ -1,6 +1,7 @@
 """Validation, best, patience and samples, and what a signal in the midst of them leaves to do."""
 
 import json
+import math
 import os
 import signal
 
@@ -9,8 +10,10 @@ import pytest
 from run_case import TINY, bits, metrics, stop_at
 
 import flatstep as fs
+from flatstep.data.corpus import load_corpus
 from flatstep.errors import RunFailed
 from flatstep.training import loop, samples
+from flatstep.training import trainer as trainer_module
 from flatstep.training.checkpoint import list_checkpoints
 from flatstep.training.trainer import Trainer
 
@@ -136,6 +139,33 @@ def test_eval_tokens_says_how_many_are_looked_at(tmp_path, text, monkeypatch):
         seen.clear()
         trainer.evaluate(validation)
         assert sum(seen) == expected
+
+
+def test_the_last_screen_has_the_bytes_of_the_last_validation(tmp_path, monkeypatch, capsys):
+    """Bits per byte as counted by hand, characters of one to four bytes; nothing is read again."""
+    rng, passes = np.random.default_rng(7), []
+    path, run = tmp_path / "text.txt", tmp_path / "run"
+    path.write_text("".join("aeé✓😀"[k] for k in rng.integers(0, 5, 2000)))
+    real = trainer_module.evaluation_batches
+
+    def counting(tokens, **options):
+        passes.append(len(tokens))
+        return real(tokens, **options)
+
+    monkeypatch.setattr(trainer_module, "evaluation_batches", counting)
+    given = TINY | {"vocab": "char", "val_fraction": 0.3, "eval_tokens": 320}
+    outcome = loop.start(given, [str(path)], out=run)
+    corpus = load_corpus([str(path)], loop.make_config(given))
+    text = corpus.vocabulary.decode(np.concatenate(list(corpus.validation.chunks())))
+    windows = (len(text) - 1) // 16
+    starts = [k * windows // 20 * 16 for k in range(20)]
+    size = sum(len(text[start + 1 : start + 17].encode()) for start in starts)
+    assert size != 320 and len(text) > 400
+    expected = outcome.val_loss * 320 / math.log(2) / size
+    assert outcome.val_bits_per_byte == pytest.approx(expected, rel=1e-9)
+    assert f"nats per token ({expected:.3f} bits per byte)\n" in capsys.readouterr().out
+    # Validations after steps 5, 10 and 12, then the training text once.
+    assert passes == [len(text)] * 3 + [len(corpus.train)]
 
 
 def signal_within(monkeypatch, owner, name, number):

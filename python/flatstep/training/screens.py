@@ -75,7 +75,7 @@ def early_words(trainer):
 def last_screen(trainer, outcome, steps, seconds, stop):
     """How it went, a sample of the trained model, and what to type next. Raises Stopped."""
     name, rate = shlex.quote(str(outcome.run)), trainer.tokens_per_second()
-    bits = trainer.bits_per_byte(outcome.val_loss, trainer.corpus.validation)
+    bits = outcome.val_bits_per_byte
     lines = [
         f"\ndone    {steps:,} step{'s' if steps > 1 else ''} in {duration(seconds)}, "
         f"{rate:,.0f} tokens/s",
