@@ -28,7 +28,7 @@ def _is_command_line():
     """Whether this process is `python -m flatstep`, or the script of that name."""
     arguments = getattr(sys, "argv", None) or [""]
     if arguments[0] == "-m":  # so it is until the module's package has been imported
-        return sys.orig_argv[-len(arguments)] == "flatstep"
+        return sys.orig_argv[-len(arguments) :][:1] == ["flatstep"]
     program = sys._getframe()
     while program.f_back is not None:
         program = program.f_back
