@@ -121,6 +121,7 @@ GENERATION_OPTIONS = {
     "temperature": (-1.0, NAN, "hot"),
     "top_k": (-1, 1.5),
     "seed": ("now", 0.5),
+    "stop_token": (-1, 10**6, 1.5, "end"),
 }
 
 

@@ -16,12 +16,13 @@ from run_case import SAMPLE
 
 import flatstep as fs
 from flatstep.cli import COMMANDS
-from flatstep.data.vocabulary import ByteVocabulary
+from flatstep.data.vocabulary import ByteVocabulary, CharVocabulary, IdVocabulary
+from flatstep.errors import InputError
 from flatstep.training.config import make_config
 from flatstep.training.options import SCHEDULES, TrainConfig
 from flatstep.training.parts import make_schedule
 from flatstep.training.run_folder import read_config, write_config
-from flatstep.training.sampling import _decoded
+from flatstep.training.sampling import _decoded, stop_token_of
 
 TINY = [
     "--n-layer", "1", "--n-head", "2", "--n-embd", "16", "--block-size", "16", "--batch-size", "4",
@@ -249,6 +250,43 @@ def test_sample_prints_the_prompt_and_as_many_bytes_as_asked(run):
     assert flatstep("sample", run, "--top-p", 0.5, "--tokens", 50).stdout != first.stdout
 
 
+def test_sample_ends_with_the_stop_token(run):
+    options = ["sample", run, "--prompt", "line ", "--tokens", 60, "--seed", 2]
+    whole = flatstep(*options).stdout
+    drawn = whole[len("line ") :]
+    stop = next(c for c in drawn[3:] if c.isascii() and c not in "\n")
+    cut = whole[: whole.index(stop, len("line ")) + 1]
+    for option in (["--stop", stop], ["--stop-token", ord(stop)]):
+        done = flatstep(*options, *option)
+        assert (done.returncode, done.stdout, done.stderr) == (0, cut + "\n", "")
+    for option, *parts in (
+        (["--stop", "é"], "--stop: 'é' is 2 tokens of the byte vocabulary, expected text of one"),
+        (["--stop", ""], "--stop: '' is 0 tokens"),
+        (["--stop-token", 256], "--stop-token must be from 0 to 255, got 256"),
+        (["--stop-token", -1], "--stop-token must be from 0 to 255, got -1"),
+        (["--stop-token", "x"], "--stop-token"),
+        (["--stop-token", 1, "--stop", "a"], "--stop", "--stop-token"),
+    ):
+        done = flatstep(*options, *option)
+        assert_one_line_error(done, 2, *parts)
+        assert done.stdout == ""
+
+
+def test_text_that_is_a_stop_token():
+    assert stop_token_of(ByteVocabulary(), b"\n") == 10
+    assert stop_token_of(CharVocabulary("aé✓"), "é".encode()) == 1
+    assert stop_token_of(IdVocabulary(500), b"499") == 499
+    for vocabulary, stop, message in (
+        (CharVocabulary("aé✓"), "aé", "--stop: 'aé' is 2 tokens of the char vocabulary"),
+        (CharVocabulary("aé✓"), "b", r"--stop: the character 'b' .* is not in the vocabulary"),
+        (IdVocabulary(500), "1 2", "--stop: '1 2' is 2 tokens of the ids vocabulary"),
+        (IdVocabulary(500), "500", "--stop: the token 500 is not below 500"),
+        (IdVocabulary(500), "x", "--stop: token numbers were expected, got 'x'"),
+    ):
+        with pytest.raises(InputError, match=f"^{message}"):
+            stop_token_of(vocabulary, stop.encode())
+
+
 def test_sample_prints_while_it_goes(run):
     """The first characters come from a call that would take many minutes."""
     command = [sys.executable, "-m", "flatstep", "sample", str(run), "--tokens", "20000000",
@@ -367,6 +405,44 @@ def test_reader_that_goes_away_is_no_error(run):
     os.close(write)
     assert process.returncode == 141
     assert process.stderr == ""
+
+
+FULL = "flatstep: error: standard output cannot be written: No space left on device\n"
+
+
+def printing(call, stdout, buffered):
+    """(exit code, stderr) of a call with a stdout that Python buffers, or does not."""
+    command = [sys.executable, "-m", "flatstep", *map(str, call)]
+    environment = os.environ | {"PYTHONUNBUFFERED": "" if buffered else "1"}
+    done = subprocess.run(
+        command, stdout=stdout, stderr=subprocess.PIPE, text=True, env=environment, timeout=60
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("buffered", (True, False), ids=("buffered", "unbuffered"))
+def test_stdout_that_takes_nothing(tmp_path, text, run, buffered):
+    """A full disk is one line that names standard output; a reader that has gone is none."""
+    train = ["train", text, *TINY, "--steps", 2, "--out"]
+    for number, call in enumerate(
+        [["sample", run, "--tokens", 5], ["info"], ["plan", "--json"], ["eval", run], ["--version"],
+         ["--cmake-root"], ["--help"], ["train", "--help"], train]
+    ):  # fmt: skip
+        with open("/dev/full", "w") as full:
+            own = [tmp_path / f"full{number}"] if call is train else []
+            assert printing([*call, *own], full, buffered) == (1, FULL), call
+        read, write = os.pipe()
+        os.close(read)
+        own = [tmp_path / f"gone{number}"] if call is train else []
+        code, errors = printing([*call, *own], write, buffered)
+        os.close(write)
+        assert (code, errors) == (141, ""), call
+
+
+def test_an_error_of_another_file_is_not_of_stdout(tmp_path, text):
+    with open("/dev/full", "w") as full:
+        code, errors = printing(["train", tmp_path / "none.txt"], full, True)
+    assert code == 2 and "none.txt: cannot be read" in errors and errors.count("\n") == 1
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])

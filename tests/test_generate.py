@@ -251,6 +251,72 @@ def test_tokens_out_of_range():
             call([[0, 1, 2], [3, 4, 37]], 3)
 
 
+def cut_by_hand(ids, length, stop):
+    """What a batch [B, T + n] without a stop token becomes with it."""
+    rows = [row[: length + 1 + row[length:].tolist().index(stop)] if stop in row[length:] else row
+            for row in ids]  # fmt: skip
+    longest = max(map(len, rows))
+    return np.stack([np.pad(row, (0, longest - len(row)), constant_values=stop) for row in rows])
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 9, "temperature": 1.5}, {"top_p": 0.9}], ids=str)
+def test_a_stop_token_cuts_the_same_tokens(rng, options):
+    """One row to five, within the block of 19 and beyond."""
+    model, n = make_model("odd"), 25
+    prompt = rng.integers(0, 37, (5, 4))
+    whole = model.generate(prompt, n, seed=5, **options)
+    lengths = set()
+    for stop in np.unique(whole[:, 4:])[::3].tolist():
+        for rows in (1, 2, 5):
+            given = {"seed": 5, "stop_token": stop, **options}
+            ended = model.generate(prompt[:rows], n, **given)
+            assert ended.dtype == np.int64
+            assert np.array_equal(ended, cut_by_hand(whole[:rows], 4, stop)), (stop, rows)
+            lengths.add(ended.shape[1])
+            stream = list(model.stream(prompt[:rows], n, **given))
+            assert np.array_equal(np.stack(stream, axis=1), ended[:, 4:])
+        single = model.generate(prompt[0], n, **given)
+        assert np.array_equal(single, cut_by_hand(whole[:1], 4, stop)[0])
+        stream = list(model.stream(prompt[0], n, **given))
+        assert stream == single[4:].tolist() and all(type(token) is int for token in stream)
+    assert 4 + n in lengths and len(lengths) > 5
+
+
+def test_all_rows_that_have_ended_end_the_call(rng):
+    """So that a text of a few tokens does not cost the many that were allowed."""
+    model = make_model("odd")
+    prompt = rng.integers(0, 37, (3, 4))
+    first = model.generate(prompt, 1, seed=2)[:, 4]
+    for row, stop in enumerate(first.tolist()):
+        assert model.generate(prompt[row], 10**6, seed=2 + row, stop_token=stop).shape == (5,)
+    # 3000 tokens have every one of 37 somewhere.
+    assert model.generate(prompt, 3000, seed=2, stop_token=5).shape[1] < 3004
+
+
+def test_a_stop_token_in_the_prompt_ends_nothing():
+    model = make_model("odd")
+    for stop in range(37):
+        start = np.array([3, stop, stop])
+        whole = model.generate(start, 6, temperature=0)
+        if stop not in whole[3:]:
+            break
+    assert stop not in whole[3:]
+    assert np.array_equal(model.generate(start, 6, temperature=0, stop_token=stop), whole)
+    assert np.array_equal(model.generate(start, 0, stop_token=stop), start)
+    assert list(model.stream(start, 0, stop_token=stop)) == []
+
+
+@pytest.mark.parametrize("value", (-1, 37, 2**70))
+def test_stop_token_out_of_range(value):
+    model = make_model("odd")
+    for call in (model.generate, model.stream):
+        with pytest.raises(
+            ValueError,
+            match=rf"^stop_token: got {value}, expected a token of the vocabulary, 0 to 36$",
+        ):
+            call([1, 2], 3, stop_token=value)
+
+
 def test_prompts_of_any_integer_type():
     model = make_model("odd")
     wanted = model.generate(np.array([1, 2, 3]), 5)

@@ -1,6 +1,7 @@
 """Validation, best, patience and samples, and what a signal in the midst of them leaves to do."""
 
 import json
+import math
 import os
 import signal
 
@@ -9,8 +10,10 @@ import pytest
 from run_case import TINY, bits, metrics, stop_at
 
 import flatstep as fs
+from flatstep.data.corpus import load_corpus
 from flatstep.errors import RunFailed
 from flatstep.training import loop, samples
+from flatstep.training import trainer as trainer_module
 from flatstep.training.checkpoint import list_checkpoints
 from flatstep.training.trainer import Trainer
 
@@ -138,6 +141,33 @@ def test_eval_tokens_says_how_many_are_looked_at(tmp_path, text, monkeypatch):
         assert sum(seen) == expected
 
 
+def test_the_last_screen_has_the_bytes_of_the_last_validation(tmp_path, monkeypatch, capsys):
+    """Bits per byte as counted by hand, characters of one to four bytes; nothing is read again."""
+    rng, passes = np.random.default_rng(7), []
+    path, run = tmp_path / "text.txt", tmp_path / "run"
+    path.write_text("".join("aeé✓😀"[k] for k in rng.integers(0, 5, 2000)))
+    real = trainer_module.evaluation_batches
+
+    def counting(tokens, **options):
+        passes.append(len(tokens))
+        return real(tokens, **options)
+
+    monkeypatch.setattr(trainer_module, "evaluation_batches", counting)
+    given = TINY | {"vocab": "char", "val_fraction": 0.3, "eval_tokens": 320}
+    outcome = loop.start(given, [str(path)], out=run)
+    corpus = load_corpus([str(path)], loop.make_config(given))
+    text = corpus.vocabulary.decode(np.concatenate(list(corpus.validation.chunks())))
+    windows = (len(text) - 1) // 16
+    starts = [k * windows // 20 * 16 for k in range(20)]
+    size = sum(len(text[start + 1 : start + 17].encode()) for start in starts)
+    assert size != 320 and len(text) > 400
+    expected = outcome.val_loss * 320 / math.log(2) / size
+    assert outcome.val_bits_per_byte == pytest.approx(expected, rel=1e-9)
+    assert f"nats per token ({expected:.3f} bits per byte)\n" in capsys.readouterr().out
+    # Validations after steps 5, 10 and 12, then the training text once.
+    assert passes == [len(text)] * 3 + [len(corpus.train)]
+
+
 def signal_within(monkeypatch, owner, name, number):
     """Sends a SIGTERM in the midst of call `number` (from 1) of owner.name; the list of calls."""
     real, calls = getattr(owner, name), []
@@ -244,6 +274,35 @@ def test_a_signal_breaks_a_sample_off(tmp_path, text, monkeypatch):
     assert loop.resume(run, quiet=True).step == 12
     assert (run / "samples.txt").read_bytes() == (whole / "samples.txt").read_bytes()
     assert bits(run) == bits(whole) and metrics(run) == metrics(whole)
+
+
+def test_token_numbers_take_a_part_of_the_screen(tmp_path, capsys):
+    """Ten lines of them, and how many there are; samples.txt has all."""
+    data, run = tmp_path / "data.bin", tmp_path / "run"
+    np.random.default_rng(3).integers(1_000, 5_000, 4_000).astype("<u2").tofile(data)
+    loop.start(TINY | {"steps": 2, "sample_every": 2, "warmup": 1}, [str(data)], out=run)
+    told = capsys.readouterr()
+    [whole] = [x for x in (run / "samples.txt").read_text().splitlines() if x[:1].isdigit()]
+    assert len(whole.split()) == 200
+    for shown, heading, count in (
+        (told.err, "sample of step 2:\n", 200),
+        (told.out, "sample  400 tokens at temperature 0.7\n", 400),
+    ):
+        lines = shown.partition(heading)[2].splitlines()
+        first = " ".join(lines[:10]).split()
+        assert lines[10:12] == [f"(the first {len(first)} of {count} numbers)", ""]
+        assert 160 <= len(first) < 200 and first == whole.split()[: len(first)]
+        assert max(map(len, lines[:10])) <= 79
+
+
+def test_samples_that_fit_the_screen_are_shown_whole():
+    assert samples.on_screen("1 23 4", "ids") == "1 23 4"
+    long = " ".join(["12345"] * 130)  # 13 in a line
+    assert samples.on_screen(long, "ids").split() == long.split()
+    cut = samples.on_screen(long + " 12345", "ids")
+    assert cut == samples.on_screen(long, "ids") + "\n(the first 130 of 131 numbers)"
+    text = "a line of text, longer than any screen is wide " * 100
+    assert samples.on_screen(text, "char") == text
 
 
 def test_a_sample_cannot_pass_for_a_heading(tmp_path):

@@ -5,6 +5,9 @@ flat buffers. Arrays are anything with ``__dlpack__`` (NumPy, PyTorch, JAX, CuPy
 a CUDA device.
 """
 
+from . import _interrupt  # before NumPy, which takes a while  # noqa: F401
+
+# isort: split
 from . import errors, schedule
 from ._core import __version__
 from .device_array import DeviceArray, to_device

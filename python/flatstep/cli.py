@@ -15,6 +15,8 @@ from pathlib import Path
 
 import flatstep
 
+from . import _interrupt
+from ._stdout import StandardOutput
 from .commands import bench, export, info, plan, plot, prepare, sample, train
 from .commands import eval as evaluate
 from .errors import InputError
@@ -99,7 +101,11 @@ def make_parser():
 
 
 def _parse(parser, arguments):
-    parsed, extras = parser.parse_known_args(arguments)
+    try:
+        parsed, extras = parser.parse_known_args(arguments)
+    except SystemExit:
+        sys.stdout.flush()  # of --help, of which argparse passes errors over
+        raise
     if extras:  # they were left over by the command, whose help and options count
         commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
         commands.choices[parsed.command].error(f"unrecognized arguments: {' '.join(extras)}")
@@ -109,26 +115,27 @@ def _parse(parser, arguments):
 def main(arguments=None):
     """Runs one command and returns its exit code; arguments default to sys.argv[1:]."""
     _open_closed_streams()
-    arguments = _parse(make_parser(), arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a sample may hold what no terminal can show
-    try:
-        code = arguments.run(arguments)
-        sys.stdout.flush()  # here, where a reader that has gone is no error
-        return code
-    except KeyboardInterrupt:
-        _complain("interrupted")
-        return 130
-    except BrokenPipeError:
-        # The reader has gone (`| head`); Python would complain again when it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
-    except Exception as error:
-        if arguments.debug:
-            traceback.print_exc()
-        _complain(_describe(error))
-        return 2 if _is_wrong_call(error) else 1
+    parsed = None
+    with StandardOutput() as output:
+        try:
+            _interrupt.imported()
+            parsed = _parse(make_parser(), arguments)
+            for stream in (sys.stdout, sys.stderr):
+                if hasattr(stream, "reconfigure"):
+                    stream.reconfigure(errors="replace")  # for a sample that no terminal can show
+            code = parsed.run(parsed)
+            output.flush()  # here, where its errors are caught
+            return code
+        except KeyboardInterrupt:
+            _complain("interrupted")
+            return 130
+        except BrokenPipeError:  # the reader has gone (`| head`)
+            return 141
+        except Exception as error:
+            if parsed is not None and parsed.debug:
+                traceback.print_exc()
+            _complain(_describe(error))
+            return 2 if _is_wrong_call(error) else 1
 
 
 def _open_closed_streams():

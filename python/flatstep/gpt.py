@@ -208,8 +208,10 @@ class GPT:
         self._core.logits(self.params, tokens, logits)
         return logits
 
-    def generate(self, tokens, n, *, temperature=1.0, top_k=None, top_p=None, seed=0):
-        """Samples ``n`` tokens behind each sequence.
+    def generate(
+        self, tokens, n, *, temperature=1.0, top_k=None, top_p=None, seed=0, stop_token=None
+    ):
+        """Samples ``n`` tokens behind each sequence, or fewer with ``stop_token``.
 
         The model sees the last ``block_size`` tokens. Up to that length a token costs one visit of
         the parameters, whatever the batch; beyond, every position moves with each token, which
@@ -224,32 +226,45 @@ class GPT:
                 least (nucleus sampling, Holtzman et al. 2020); in ``[0, 1]``; None takes all. Of
                 equal logits the smaller id counts as more likely.
             seed: in ``[0, 2**64)``; row b of a batch uses ``seed + b``.
+            stop_token: a row ends with the first of these that is drawn (those of the prompt do
+                not count), and is filled with it while others go on. None: no row ends early.
 
         Returns:
-            int64 array ``[T + n]`` or ``[B, T + n]``. A row depends on its own tokens and seed, not
-            on the batch around it.
+            int64 array ``[T + n]`` or ``[B, T + n]``; with ``stop_token`` it is as long as the
+            longest row. A row depends on its own tokens and seed, not on the batch around it.
 
         Raises:
             IndexError: a token is outside the vocabulary.
             ValueError, TypeError: another argument is wrong.
             RuntimeError: logits are not finite, so the parameters are not.
         """
-        sampler = Sampler(self, tokens, n, temperature, top_k, top_p, seed, None)
-        sampler.draw(sampler.n)
-        return sampler.ids[0] if sampler.single else sampler.ids
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        return Sampler(self, tokens, n, **options, stop_token=stop_token).whole()
 
-    def stream(self, tokens, n, *, temperature=1.0, top_k=None, top_p=None, seed=0, logits=None):
+    def stream(
+        self,
+        tokens,
+        n,
+        *,
+        temperature=1.0,
+        top_k=None,
+        top_p=None,
+        seed=0,
+        stop_token=None,
+        logits=None,
+    ):
         """The same tokens one after the other, as soon as each is drawn.
 
         Args:
-            tokens, n, temperature, top_k, top_p, seed: as :meth:`generate`; checked at the call,
-                not at the first token.
+            tokens, n, temperature, top_k, top_p, seed, stop_token: as :meth:`generate`; checked at
+                the call, not at the first token.
             logits: float32 ``[vocab_size]`` or ``[B, vocab_size]``, C-contiguous: overwritten with
                 the logits that each token is drawn from, before temperature. None: not wanted.
+                Those of a row that has ended mean nothing.
 
         Returns:
-            An iterator over ``n`` ints, or over ``n`` int64 arrays ``[B]``. The parameters must not
-            change before it ends.
+            An iterator over ``n`` ints, or over ``n`` int64 arrays ``[B]``; over fewer if all rows
+            end with ``stop_token`` before. The parameters must not change before it ends.
         """
-        sampler = Sampler(self, tokens, n, temperature, top_k, top_p, seed, logits)
-        return sampler.each()
+        options = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "seed": seed}
+        return Sampler(self, tokens, n, **options, stop_token=stop_token, logits=logits).each()

@@ -42,6 +42,10 @@ def test_a_given_tokenizer_is_copied_into_the_run(tmp_path, text):
     succeed("train", *shards, "--tokenizer", tokenizer, "--steps", 2, "--out", other, *TINY)
     sample = succeed("sample", other, "--prompt", "a line", "--tokens", 3)
     assert sample.startswith("a line")
+    # A special token is a token of its own; words are not.
+    ended = ["sample", other, "--prompt", "a line", "--tokens", 3, "--stop"]
+    assert sample.startswith(succeed(*ended, "<|endoftext|>").rstrip("\n"))
+    assert_refused("tokens of the bpe vocabulary, expected text of one", *ended, "two words")
     tokenizer.unlink()
     succeed("train", "--resume", run, "--steps", 3, "--quiet")
     assert_refused("given.json: cannot be read", "train", text, "--tokenizer", tokenizer)

@@ -9,7 +9,8 @@ EXAMPLES = """examples:
   flatstep sample runs/001 --prompt 'def main(' --tokens 500
   flatstep sample runs/001 --temperature 0.5 --seed 7
   flatstep sample runs/001 --temperature 1 --top-p 0.9 --checkpoint last
-  flatstep sample gpt2/ --prompt 'Once'  # a Hugging Face folder
+  flatstep sample gpt2/ --prompt 'Once' --stop '<|endoftext|>'  # a Hugging Face folder
+  flatstep sample runs/001 --prompt 'def ' --stop ':'  # up to the first colon that is made up
 
 The text appears as it is made."""
 
@@ -34,6 +35,13 @@ def add(commands):
     parser.add_argument(
         "--top-p", type=float, metavar="P", help="only the likeliest, up to probability P [all]"
     )
+    stop = parser.add_mutually_exclusive_group()
+    stop.add_argument(
+        "--stop", metavar="TEXT", help="end with this text, one token of the vocabulary [none]"
+    )
+    stop.add_argument(
+        "--stop-token", type=int, metavar="ID", help="end with this token, by its number [none]"
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed, another text [0]")
 
 
@@ -45,19 +53,32 @@ def run(arguments):
 
     _check_sampling(arguments)
     model, vocabulary, _ = load_model(arguments.folder, arguments.checkpoint, drop_padding=True)
+    vocabulary = vocabulary or IdVocabulary(model.config.vocab_size)
     for piece in stream_text(
         model,
-        vocabulary or IdVocabulary(model.config.vocab_size),
+        vocabulary,
         arguments.prompt.encode(errors="surrogateescape"),
         arguments.tokens,
         temperature=arguments.temperature,
         top_k=arguments.top_k,
         top_p=arguments.top_p,
         seed=arguments.seed,
+        stop_token=_stop_token(arguments, vocabulary, model.config.vocab_size),
     ):
         print(piece, end="", flush=True)
     print()
     return 0
+
+
+def _stop_token(arguments, vocabulary, vocab_size):
+    from ..training.sampling import stop_token_of
+
+    if arguments.stop is not None:
+        return stop_token_of(vocabulary, arguments.stop.encode(errors="surrogateescape"))
+    token = arguments.stop_token
+    if token is not None and not 0 <= token < vocab_size:
+        raise InputError(f"--stop-token must be from 0 to {vocab_size - 1:,}, got {token}")
+    return token
 
 
 def _check_sampling(arguments):

@@ -57,15 +57,6 @@ def bits_per_byte(nats, size):
     return nats / math.log(2) / size if size else math.inf
 
 
-def predicted_bytes(batches, byte_lengths):
-    """(bytes of text, number) of the targets in batches."""
-    size, count = 0, 0
-    for _, targets in batches:
-        size += int(byte_lengths[targets].sum())
-        count += targets.size
-    return size, count
-
-
 class TextBatches:
     """All of a text as (inputs, targets) batches of windows, in which each token but the first is
     a target once: its later occurrences are IGNORED.

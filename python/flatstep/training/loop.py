@@ -48,14 +48,16 @@ class Outcome:
     """How a run ended.
 
     step: steps done. train_loss, val_loss: nats a token over fixed windows, without dropout;
-    None if a signal stopped the run. signal: that one, or None. stopped_early: --patience was at
-    its end. best: {"step", "val_loss"} of the best validation, or None.
+    None if a signal stopped the run. val_bits_per_byte: val_loss in bits a byte of text; None for
+    token numbers, too. signal: that one, or None. stopped_early: --patience was at its end. best:
+    {"step", "val_loss"} of the best validation, or None.
     """
 
     run: Path
     step: int
     train_loss: float | None = None
     val_loss: float | None = None
+    val_bits_per_byte: float | None = None
     signal: int | None = None
     stopped_early: bool = False
     best: dict | None = None
@@ -228,8 +230,8 @@ def _train(trainer, run, needed, quiet, before=()):
             if not quiet:
                 print(*before, first_screen(trainer, run, needed), sep="\n", flush=True)
                 print(time_line(trainer, estimate_seconds(trainer, stop)), flush=True)
-            val_loss = do_steps(trainer, run, _stored_beside(trainer), quiet, stop)
-            outcome = _outcome(trainer, run, val_loss, stop)
+            validation = do_steps(trainer, run, _stored_beside(trainer), quiet, stop)
+            outcome = _outcome(trainer, run, validation, stop)
             if not quiet:
                 seconds = time.perf_counter() - began
                 steps = trainer.step - first_step
@@ -239,12 +241,13 @@ def _train(trainer, run, needed, quiet, before=()):
     return outcome
 
 
-def _outcome(trainer, run, val_loss, stop):
+def _outcome(trainer, run, validation, stop):
     return Outcome(
         run,
         trainer.step,
-        trainer.evaluate(trainer.corpus.train, stop),
-        val_loss,
+        trainer.evaluate(trainer.corpus.train, stop).loss,
+        validation.loss,
+        validation.bits_per_byte,
         stopped_early=trainer.step < trainer.config.steps,
         best=trainer.best,
     )

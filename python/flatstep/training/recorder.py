@@ -3,7 +3,7 @@
 from .loggers import Logger
 from .loss_plot import LossPlot
 from .progress import MetricsFile, Progress
-from .samples import SamplesFile
+from .samples import SamplesFile, on_screen
 
 
 class Recorder:
@@ -18,7 +18,7 @@ class Recorder:
     def __init__(self, trainer, run, beside, quiet):
         config = trainer.config
         recorded = trainer.step - (trainer.unfinished is not None)
-        self.saved, self.beside = trainer.position, beside
+        self.saved, self.beside, self.vocab = trainer.position, beside, config.vocab
         self.metrics = MetricsFile(run / "metrics.jsonl", recorded)
         self.samples = SamplesFile(run / "samples.txt", recorded)
         self.logger = Logger(config.log, run, config, recorded)
@@ -34,7 +34,8 @@ class Recorder:
         self.plot.update(metrics)
         if sample is not None:
             self.samples.write(metrics["step"], sample)
-            self.progress.say(f"sample of step {metrics['step']}:\n{sample}\n")
+            shown = on_screen(sample, self.vocab)
+            self.progress.say(f"sample of step {metrics['step']}:\n{shown}\n")
             self.logger.sample(metrics["step"], sample)
 
     def sync(self):

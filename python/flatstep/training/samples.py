@@ -1,6 +1,7 @@
 """Short samples of a run's model: on the screen and in RUN/samples.txt."""
 
 import re
+import textwrap
 
 from ..errors import RunFailed
 from .run_folder import write_file
@@ -8,6 +9,7 @@ from .sampling import stream_text
 
 OPERATIONS = 10**12
 TEMPERATURE = 0.7
+SCREEN_LINES, SCREEN_COLUMNS = 10, 79  # of a sample of token numbers
 _HEADING = re.compile(r"== step (\d+) ==")
 
 
@@ -31,6 +33,20 @@ def draw_sample(trainer, count, stop):
         stop.check()
         pieces.append(piece)
     return "".join(pieces).strip()
+
+
+def on_screen(sample, kind):
+    """A sample as a screen shows it: the first lines of token numbers, any other text as it is.
+
+    kind: of the vocabulary.
+    """
+    if kind != "ids":
+        return sample
+    lines = textwrap.wrap(sample, SCREEN_COLUMNS)
+    shown = "\n".join(lines[:SCREEN_LINES])
+    if len(lines) > SCREEN_LINES:
+        shown += f"\n(the first {len(shown.split()):,} of {len(sample.split()):,} numbers)"
+    return shown
 
 
 class SamplesFile:

@@ -6,7 +6,7 @@ import flatstep
 
 from .memory import memory_lines
 from .progress import duration
-from .samples import TEMPERATURE, draw_sample, sample_length
+from .samples import TEMPERATURE, draw_sample, on_screen, sample_length
 
 SAMPLE_TOKENS = 400
 
@@ -75,7 +75,7 @@ def early_words(trainer):
 def last_screen(trainer, outcome, steps, seconds, stop):
     """How it went, a sample of the trained model, and what to type next. Raises Stopped."""
     name, rate = shlex.quote(str(outcome.run)), trainer.tokens_per_second()
-    bits = trainer.bits_per_byte(outcome.val_loss, trainer.corpus.validation)
+    bits = outcome.val_bits_per_byte
     lines = [
         f"\ndone    {steps:,} step{'s' if steps > 1 else ''} in {duration(seconds)}, "
         f"{rate:,.0f} tokens/s",
@@ -88,7 +88,7 @@ def last_screen(trainer, outcome, steps, seconds, stop):
         lines.append(f"best    {_best_words(trainer, outcome.run)}")
     count = sample_length(trainer, SAMPLE_TOKENS)
     if count > 0:
-        text = draw_sample(trainer, count, stop)
+        text = on_screen(draw_sample(trainer, count, stop), trainer.config.vocab)
         lines.append(f"sample  {count} tokens at temperature {TEMPERATURE}\n{text}\n")
     lines += [
         f"run     {outcome.run}",

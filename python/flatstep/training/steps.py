@@ -13,23 +13,23 @@ SAMPLE_TOKENS = 200
 
 
 def do_steps(trainer, run, beside, quiet, stop):
-    """Steps to the end of the run, saving; returns the newest validation loss.
+    """Steps to the end of the run, saving; returns the Evaluation of the newest validation.
 
     beside: {name: bytes} that each checkpoint holds besides. Raises Stopped once the run is saved
     after a signal, RunFailed.
     """
-    val_loss, trainer.stop = None, stop
+    validation, trainer.stop = None, stop
     with contextlib.closing(Recorder(trainer, run, beside, quiet)) as recorder:
         while not (stop.received or trainer.done):
             metrics, better = _next(trainer, run, recorder, stop), False
             if metrics is not None:
-                val_loss, better = _finish_step(trainer, metrics, val_loss, recorder, stop)
+                validation, better = _finish_step(trainer, metrics, validation, recorder, stop)
             if (metrics and _due_to_save(trainer)) or better:
                 _save(trainer, run, recorder)
         if stop.received:
             _save_if_new(trainer, run, recorder)
     stop.check()
-    return val_loss
+    return validation
 
 
 def _save(trainer, run, recorder):
@@ -88,9 +88,9 @@ def _report_skip(trainer, reason):
     warn(text)
 
 
-def _finish_step(trainer, metrics, val_loss, recorder, stop):
-    """Validates, samples and records a step: (newest validation loss, whether it is a new best
-    that --keep-best wants saved).
+def _finish_step(trainer, metrics, validation, recorder, stop):
+    """Validates, samples and records a step: (Evaluation of the newest validation, whether it is a
+    new best that --keep-best wants saved).
 
     If a signal comes first, all of it is left for the resumed run, which does it at this step.
     """
@@ -99,17 +99,17 @@ def _finish_step(trainer, metrics, val_loss, recorder, stop):
     try:
         if validated:
             recorder.progress.busy("validating")
-            val_loss = trainer.evaluate(trainer.corpus.validation, stop)
+            validation = trainer.evaluate(trainer.corpus.validation, stop)
         if _due(step, config.sample_every):
             recorder.progress.busy("sampling")
             sample = draw_sample(trainer, max(1, sample_length(trainer, SAMPLE_TOKENS)), stop)
     except Stopped:
         trainer.unfinished = metrics
         recorder.step(metrics)
-        return val_loss, False
+        return validation, False
     trainer.unfinished, better = None, False
     if validated:
-        metrics = metrics | {"val_loss": val_loss}
-        better = trainer.note_validation(val_loss) and config.keep_best
+        metrics = metrics | {"val_loss": validation.loss}
+        better = trainer.note_validation(validation.loss) and config.keep_best
     recorder.step(metrics, trainer.best, sample)
-    return val_loss, better
+    return validation, better

@@ -11,7 +11,7 @@ from .._state import decode
 from ..data.batches import Batches, evaluation_batches
 from ..errors import RunFailed
 from .checkpoint import load_newest, save_checkpoint
-from .evaluation import bits_per_byte, evaluate, predicted_bytes
+from .evaluation import evaluate
 from .parts import make_model, make_optimizer, make_schedule
 from .progress import finite
 from .spikes import SpikeDetector, describe
@@ -51,6 +51,7 @@ class Trainer:
         self.schedule = make_schedule(config)
         self.model = make_model(config, corpus.vocabulary.size)
         self.optimizer = make_optimizer(config, self.model)
+        self._byte_lengths = corpus.vocabulary.byte_lengths()
         self.batches = Batches(
             corpus.train,
             block_size=config.block_size,
@@ -173,19 +174,11 @@ class Trainer:
         return self.step * self.tokens_per_step / self.seconds if self.seconds else 0.0
 
     def evaluate(self, tokens, stop=None):
-        """Mean loss, in nats a token and without dropout, over a fixed set of windows.
+        """The Evaluation, without dropout, of a fixed set of windows.
 
         stop: StopSignals that may break it off (Stopped).
         """
-        return evaluate(self.model, self._windows(tokens, stop)).loss
-
-    def bits_per_byte(self, loss, tokens):
-        """A mean loss that `evaluate` gave for `tokens` in bits a byte of text; None for ids."""
-        lengths = self.corpus.vocabulary.byte_lengths()
-        if lengths is None:
-            return None
-        size, count = predicted_bytes(self._windows(tokens), lengths)
-        return bits_per_byte(loss * count, size)
+        return evaluate(self.model, self._windows(tokens, stop), self._byte_lengths)
 
     def _windows(self, tokens, stop=None):
         for batch in evaluation_batches(
