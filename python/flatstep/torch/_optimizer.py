@@ -115,8 +115,8 @@ def _groups(optimizer, settings, gradients, known):
             entry = known.get(index)
             if entry is None or not entry.serves(number, parameter, state, own.state_names):
                 names = names or names_of(group, first)
-                check_parameter(parameter, names[index - first], optimizer.mode)
                 entry = Entry(index, number, names[index - first], parameter, state)
+            check_parameter(parameter, entry.name, optimizer.mode)
             entry.absences = 0
             common = (parameter.device, parameter.dtype, gradient.dtype, classes[number])
             key = (*common, optimizer._count_of(entry.name, state, own))
