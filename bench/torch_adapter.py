@@ -8,14 +8,21 @@ one by one ("drop-in"), and with the clipping and zeroing inside the step ("in o
 
 import argparse
 import json
+import random
 import sys
 
 from measure import Child, serve, take_turns, turn_of
 
 # rows, classes
 LOSSES = [(16, 64), (4096, 256), (1024, 32000), (1024, 50257)]
-# width, layers of a GPT; or the number and the size of equal tensors
-STEPS = {"GPT 6 x 384": (384, 6), "GPT 12 x 768": (768, 12), "1000 x 4096": (1000, 4096)}
+# width, layers of a GPT; or the number and the size of equal tensors, of which all have a gradient,
+# or another half in each step
+STEPS = {
+    "GPT 6 x 384": (384, 6),
+    "GPT 12 x 768": (768, 12),
+    "1000 x 4096": (1000, 4096),
+    "half of 1000 x 16": (1000, 16),
+}
 FUNCTIONS = ("loss", "step")
 CONTENDERS = {
     "torch": FUNCTIONS,
@@ -76,14 +83,16 @@ class Contender:
             parameters = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes_of(name)]
             inside = self._name == "in one call"
             extra = {"max_norm": 1.0, "zero_grad": True} if inside else self._extra
-            self._prepared = {name: (parameters, self._adamw(parameters, lr=1e-4, **extra))}
-            for parameter in parameters:
-                parameter.grad = torch.empty_like(parameter)
-        parameters, optimizer = self._prepared[name]
+            optimizer = self._adamw(parameters, lr=1e-4, **extra)
+            gradients = [torch.empty_like(parameter) for parameter in parameters]
+            self._prepared = {name: (parameters, optimizer, gradients, random.Random(0))}
+        parameters, optimizer, gradients, generator = self._prepared[name]
+        absent = 0.5 if name.startswith("half") else 0.0
 
         def prepare():
-            for parameter in parameters:
-                parameter.grad.fill_(1e-3)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                gradient.fill_(1e-3)
+                parameter.grad = None if generator.random() < absent else gradient
 
         def call():
             if self._name != "in one call":

@@ -42,7 +42,7 @@ def empty_like(array, argument):
         return np.empty(array.shape, array.dtype)
     library = _library(array)
     if library == "torch":
-        return _empty_tensor(array, array.shape, array.dtype)
+        return empty_tensor(array, array.shape, array.dtype)
     if library == "cupy" or isinstance(array, DeviceArray) or cuda_index(array) is not None:
         return empty(*describe(array, argument), array)
     raise TypeError(
@@ -58,7 +58,8 @@ def empty(shape, dtype, like):
         return np.empty(shape, dtype)
     library = _library(like)
     if library == "torch":
-        return _empty_tensor(like, shape, getattr(sys.modules["torch"], dtype))
+        shape = (shape,) if isinstance(shape, int) else shape
+        return empty_tensor(like, shape, getattr(sys.modules["torch"], dtype))
     if library == "cupy":
         with like.device:
             return sys.modules["cupy"].empty(shape, dtype)
@@ -68,12 +69,14 @@ def empty(shape, dtype, like):
     return np.empty(shape, dtype) if index is None else DeviceArray(shape, dtype, f"cuda:{index}")
 
 
-def _empty_tensor(like, shape, dtype):
-    """PyTorch's; a large one on the CPU has memory of NumPy's, which comes in huge pages. PyTorch's
-    own costs a page fault for every 4 KB, in all several times as long as the loss."""
-    if like.device.type != "cpu" or math.prod(shape) * dtype.itemsize < _LARGE:
-        return like.new_empty(shape, dtype=dtype)
+def empty_tensor(like, shape, dtype):
+    """:func:`empty` of PyTorch's; a large one on the CPU has memory of NumPy's, which comes in huge
+    pages. PyTorch's own costs a page fault for every 4 KB, in all several times as long as the
+    loss."""
     size = math.prod(shape) * dtype.itemsize
+    if size < _LARGE or like.device.type != "cpu":
+        # PyTorch reads a tuple in half the time of a torch.Size.
+        return like.new_empty(tuple(shape), dtype=dtype)
     return sys.modules["torch"].from_numpy(np.empty(size, np.uint8)).view(dtype).view(shape)
 
 

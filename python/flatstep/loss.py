@@ -14,49 +14,48 @@ _GRADIENTS = tuple(_GRADIENT_OF.values())
 _ON_EMPTY = {"zero": _core.OnEmpty.zero, "nan": _core.OnEmpty.nan}
 
 
-class _Call:
-    """What both functions have in common: options for the core, arrays for each row.
+def core_options(
+    reduction,
+    label_smoothing,
+    ignore_index,
+    class_weight,
+    token_weight,
+    z_loss,
+    softcap,
+    divisor,
+    on_empty,
+    grad_output,
+):
+    """The options of both functions as the core takes them.
 
     Arguments go by position, here and to the core: a short row costs as much as their names would.
     """
+    per_row = _arrays.is_array(grad_output)
+    return _core.LossOptions(
+        _checks.choice(reduction, _REDUCTIONS, "reduction"),
+        _checks.number(label_smoothing, "label_smoothing"),
+        _checks.integer(ignore_index, "ignore_index"),
+        class_weight,
+        token_weight,
+        _checks.number(z_loss, "z_loss"),
+        _checks.optional_number(softcap, "softcap"),
+        _checks.optional_number(divisor, "divisor"),
+        _checks.choice(on_empty, _ON_EMPTY, "on_empty"),
+        1.0 if per_row else _checks.number(grad_output, "grad_output"),
+        grad_output if per_row else None,
+    )
+
+
+class _Call:
+    """What both functions have in common: options for the core, arrays for each row."""
 
     __slots__ = ("entropy", "loss", "lse", "options")
 
-    def __init__(
-        self,
-        rows,
-        row_dtype,
-        like,
-        reduction,
-        label_smoothing,
-        ignore_index,
-        class_weight,
-        token_weight,
-        z_loss,
-        softcap,
-        divisor,
-        on_empty,
-        grad_output,
-    ):
-        chosen = _checks.choice(reduction, _REDUCTIONS, "reduction")
-        empty = _checks.choice(on_empty, _ON_EMPTY, "on_empty")
+    def __init__(self, rows, row_dtype, like, reduction, *others):
+        self.options = core_options(reduction, *others)
         self.lse = _arrays.empty(rows, row_dtype, like)
         self.entropy = _arrays.empty(rows, row_dtype, like)
         self.loss = _arrays.empty(rows, row_dtype, like) if reduction == "none" else None
-        per_row = _arrays.is_array(grad_output)
-        self.options = _core.LossOptions(
-            chosen,
-            _checks.number(label_smoothing, "label_smoothing"),
-            _checks.integer(ignore_index, "ignore_index"),
-            class_weight,
-            token_weight,
-            _checks.number(z_loss, "z_loss"),
-            _checks.optional_number(softcap, "softcap"),
-            _checks.optional_number(divisor, "divisor"),
-            empty,
-            1.0 if per_row else _checks.number(grad_output, "grad_output"),
-            grad_output if per_row else None,
-        )
 
     def arrays(self):
         """Those that a result on CUDA holds."""

@@ -18,6 +18,7 @@ def test_every_contender_has_a_time():
     for case, contenders in {
         "cross-entropy 16 x 64": {"torch", "drop-in"},
         "AdamW 1000 x 4096": {"torch", "drop-in", "in one call"},
+        "AdamW half of 1000 x 16": {"torch", "drop-in", "in one call"},
     }.items():
         done = run("--only", case, "--rounds", "1", "--no-compile", "--json")
         assert done.returncode == 0, done.stderr

@@ -1,5 +1,7 @@
 """flatstep.torch.cross_entropy beside torch.nn.functional's: values, gradients, options, errors."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -236,6 +238,25 @@ def test_weights_that_sum_to_zero():
 
 
 # ---- the module ---------------------------------------------------------------------------------
+
+
+def test_a_loss_beyond_the_range_of_float32():
+    logits = torch.tensor([[3e38, 0.0]] * 2).requires_grad_()
+    target = torch.tensor([1, 1])
+    loss = cross_entropy(logits, target, reduction="sum")
+    loss.backward()
+    assert loss.item() == math.inf and loss.dtype == torch.float32
+    assert logits.grad.tolist() == [[1.0, -1.0]] * 2
+    largest = cross_entropy(logits[:1], target[:1])
+    assert largest.item() == logits[0, 0].item()
+
+
+def test_the_loss_is_where_the_logits_are():
+    """Not on the default device of new tensors."""
+    logits, target = torch.randn(4, 7), torch.tensor([1, 2, 3, 4])
+    with torch.device("meta"):
+        loss = cross_entropy(logits, target)
+    assert loss.item() == cross_entropy(logits, target).item()
 
 
 def test_module():

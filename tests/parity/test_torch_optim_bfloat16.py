@@ -53,6 +53,34 @@ def test_masters_follow_the_parameters(generator):
     assert (parameter > 4.9).all()
 
 
+@pytest.mark.parametrize("between", ("a skipped step", "steps without it", "another tensor's"))
+def test_masters_follow_what_was_written_before(generator, between):
+    """Before a step that left the parameter out. Two calls of the core: one tensor came later."""
+    parameters = parameters_of(torch.randn(3, 40, generator=generator).bfloat16())
+    optimizer = ours.AdamW(parameters, lr=1e-4)
+
+    def step(*gradients):
+        for parameter, value in zip(parameters, gradients, strict=True):
+            parameter.grad = None if value is None else torch.full_like(parameter, value)
+        optimizer.step()
+        return optimizer.last_step.skipped
+
+    step(1.0, 1.0, None)
+    step(1.0, 1.0, 1.0)
+    with torch.no_grad():
+        parameters[0].fill_(7.0)
+    if between == "a skipped step":
+        assert step(1.0, 1.0, float("nan"))
+    elif between == "steps without it":
+        for _ in range(2):
+            step(None, 1.0, 1.0)
+    else:
+        step(None, None, 1.0)
+    assert not step(1.0, 1.0, 1.0)
+    assert (parameters[0] > 6.9).all()
+    assert (optimizer.state[parameters[0]]["master"] > 6.9).all()
+
+
 def test_bfloat16_state_of_pytorch(generator):
     theirs = parameters_of([t.bfloat16() for t in normals(generator)])
     reference = torch.optim.AdamW(theirs, foreach=False)

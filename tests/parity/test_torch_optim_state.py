@@ -1,7 +1,9 @@
 """The state of flatstep.torch's optimizers: files, copies, what others exchange."""
 
 import copy
+import gc
 import pickle
+import weakref
 
 import pytest
 import torch
@@ -164,15 +166,64 @@ def exchange_parameters(pair):
         exchange_parameters,
     ),
 )
-def test_what_others_exchange_is_seen(generator, change):
-    """As trainers do that move states to a device, or reset them."""
+@pytest.mark.parametrize("absent", (False, True))
+def test_what_others_exchange_is_seen(generator, change, absent):
+    """As trainers do that move states to a device, or reset them; also while half of the tensors
+    have no gradient, and when the other half has none."""
     pair = Pair("AdamW", normals(generator), ADAM)
     for _ in range(2):
         pair.step(normals(generator))
+    if absent:
+        pair.step(every_other(normals(generator), 0))
     change(pair)
+    if absent:
+        pair.step(every_other(normals(generator), 1))
+        pair.check()
     for _ in range(3):
         pair.step(normals(generator))
         pair.check()
+
+
+def every_other(gradients, first):
+    return [g if number % 2 == first else None for number, g in enumerate(gradients)]
+
+
+@pytest.mark.parametrize("absent", (False, True))
+def test_another_shape_of_the_same_memory(generator, absent):
+    pair = Pair("SGD", normals(generator), {"lr": 0.1})
+    pair.step(normals(generator))
+    if absent:
+        pair.step([*normals(generator)[:-1], None])
+    for parameters in (pair.ours, pair.theirs):
+        parameters[-1].data = parameters[-1].data.view(4, 16)
+    for _ in range(2):
+        pair.step(normals(generator, [*SHAPES[:-1], (4, 16)]))
+        pair.check()
+
+
+@pytest.mark.parametrize("steady", (True, False))
+def test_the_state_of_a_tensor_without_a_gradient_is_let_go(generator, steady):
+    """Once the same tensors have a gradient in two steps, or after so many steps without."""
+    parameters = parameters_of(normals(generator))
+    optimizer = ours.AdamW(parameters, **ADAM)
+
+    def step(gradients):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    step(normals(generator))
+    kept = weakref.ref(optimizer.state[parameters[0]]["exp_avg"])
+    step([None, *normals(generator)[1:]])
+    assert kept() is not None
+    del optimizer.state[parameters[0]]
+    for number in range(2 if steady else 20):
+        gradients = [None, *normals(generator)[1:]]
+        if not steady and number % 2:
+            gradients[1] = None
+        step(gradients)
+    gc.collect()
+    assert kept() is None
 
 
 @pytest.mark.parametrize(("name", "options"), [("AdamW", ADAM), ("SGD", {})], ids=str)

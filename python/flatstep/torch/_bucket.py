@@ -7,7 +7,7 @@ import torch
 
 from .. import _core
 from .._results import StepInfo, StepOnDevice
-from ._tensors import ARITHMETIC, check_gradient, in_order, memory_order, real
+from ._tensors import ARITHMETIC, check_gradient, in_order, real
 
 # Members of the core's Segment that hold the moments, in the order of Settings.state_names.
 _MOMENTS = ("state1", "state2", "state3")
@@ -30,10 +30,7 @@ class Bucket:
         dtype = entries[0].parameter.dtype
         self.arithmetic = ARITHMETIC[dtype]
         self.on_cuda = entries[0].parameter.device.type == "cuda"
-        self._outside = []  # (parameter with holes, dense tensor that is updated instead)
-        self._arrays = {"params": []} | {m: [] for m in _MOMENTS[: len(self._state_names)]}
-        if dtype is torch.bfloat16:
-            self._arrays["copy"] = []
+        self.has_masters = dtype is torch.bfloat16
         self._steps = None
         if counted:
             # One tensor, of which each parameter's step is a view: all go on in one call.
@@ -41,70 +38,20 @@ class Bucket:
             for entry, step in zip(entries, self._steps.unbind(), strict=True):
                 entry.state["step"] = step
             self._steps_version = self._steps._version
-        self._orders = [self._take(entry) for entry in entries]
-        self._in_order = all(order is None for order in self._orders)
+        for entry in entries:
+            entry.take_arrays(self._state_names, count)
+        members = ["params", *_MOMENTS[: len(self._state_names)]] + ["copy"] * self.has_masters
+        arrays = zip(*(entry.views for entry in entries), strict=True)
+        self._arrays = {name: [*own] for name, own in zip(members, arrays, strict=True)}
+        self._sizes = [*map(torch.Tensor.numel, self._arrays["params"])]
+        self._outside = [entry.outside for entry in entries if entry.outside is not None]
+        self._in_order = all(entry.order is None for entry in entries)
         self.look_closely(careful)
-        self._sizes = [array.numel() for array in self._arrays["params"]]
-        self.has_masters = "copy" in self._arrays
-        if self.has_masters:
-            self._versions = [entry.parameter._version for entry in entries]
         self._states = [entry.state for entry in entries]
         self._kept = [*self._values()]  # kept, so that their ids are not used again
         self._kept_ids = [*map(id, self._kept)]
-        own = [value for value in self._kept if isinstance(value, torch.Tensor)]
-        self._watched = [entry.parameter for entry in entries] + own
-        self._pointers = [*map(torch.Tensor.data_ptr, self._watched)]
-
-    def _take(self, entry):
-        """Makes what the state lacks, adds the arrays of a parameter; the order of its memory."""
-        parameter, home = entry.parameter, real(entry.parameter)
-        try:
-            order = memory_order(home)
-        except ValueError:
-            dense = torch.empty_like(parameter)
-            self._outside.append((parameter.detach(), dense))
-            home = real(dense)
-            order = memory_order(home)
-        view = in_order(home, order)
-        if "copy" in self._arrays:
-            self._arrays["copy"].append(view)
-            if entry.state.get("master") is None:
-                entry.state["master"] = parameter.detach().float()
-            view = in_order(self._own(entry, "master", order), order)
-            _follow(entry)
-        self._arrays["params"].append(view)
-        for name, member in zip(self._state_names, _MOMENTS, strict=False):
-            if entry.state.get(name) is None:
-                if self._count > 0:
-                    raise ValueError(
-                        f"state: got no {name} of {entry.name} after {self._count} steps"
-                    )
-                dtype = self._state_dtype(parameter)
-                entry.state[name] = torch.zeros_like(parameter, dtype=dtype)
-            self._arrays[member].append(in_order(self._own(entry, name, order), order))
-        return order
-
-    def _state_dtype(self, parameter):
-        return parameter.dtype if parameter.is_complex() else self.arithmetic
-
-    def _own(self, entry, name, order):
-        """A tensor of the state, checked, put in the order of its parameter if need be."""
-        value, parameter = entry.state[name], entry.parameter
-        dtype = self._state_dtype(parameter)
-        if not isinstance(value, torch.Tensor) or value.shape != parameter.shape:
-            got = list(value.shape) if isinstance(value, torch.Tensor) else type(value).__name__
-            raise ValueError(
-                f"state: got {name} of {entry.name} {got}, expected {list(parameter.shape)}"
-            )
-        if value.device != parameter.device:
-            raise ValueError(
-                f"state: got {name} of {entry.name} on {value.device}, "
-                f"expected {parameter.device}, as the parameter"
-            )
-        if value.dtype != dtype or not in_order(real(value), order).is_contiguous():
-            place = torch.empty_like(parameter, dtype=dtype)
-            entry.state[name] = value = place.copy_(value)
-        return real(value)
+        self._watched = [*chain.from_iterable(entry.watched for entry in entries)]
+        self._pointers = [*chain.from_iterable(entry.pointers for entry in entries)]
 
     # ---- between steps ---------------------------------------------------------------------------
 
@@ -126,14 +73,7 @@ class Bucket:
     def serves(self, entries, count, settings):
         """Whether it can go on as the bucket of these entries, with so many steps done."""
         return (
-            len(entries) == len(self.entries)
-            and all(
-                own.parameter is other.parameter
-                and own.state is other.state
-                and own.index == other.index
-                and own.group == other.group
-                for own, other in zip(self.entries, entries, strict=True)
-            )
+            entries == self.entries
             and self._state_names == settings[self._groups[0]].state_names
             and self.intact()
             and self.count() == count
@@ -212,10 +152,10 @@ class Bucket:
                 return all_gradients
             return [all_gradients[entry.index] for entry in self.entries]
         found = []
-        for entry, order in zip(self.entries, self._orders, strict=True):
+        for entry in self.entries:
             gradient = all_gradients[entry.index]
             check_gradient(gradient, entry.parameter, entry.name)
-            found.append(in_order(real(gradient), order).contiguous())
+            found.append(in_order(real(gradient), entry.order).contiguous())
         return found
 
     def beyond(self, gradients, norm, factor):
@@ -237,7 +177,9 @@ class Bucket:
         for parameter, dense in self._outside:
             dense.copy_(parameter)
         if self.has_masters:
-            self._follow_parameters()
+            for entry in self.entries:
+                if entry.parameter._version != entry.version:
+                    entry.follow_parameter()
         on_device = isinstance(self._lr, torch.Tensor)
         return self._core.step(
             gradients,
@@ -261,22 +203,17 @@ class Bucket:
                 if self._careful:
                     self._write_back(own, gradients)
             torch.autograd.graph.increment_version(touched)
+            if self.has_masters:
+                for entry in self.entries:
+                    entry.version = entry.parameter._version
         if skipped is not None:
             self.write_count()
-        if self.has_masters:
-            self._versions = [entry.parameter._version for entry in self.entries]
 
     def _write_back(self, own, gradients):
         """Zeros into the gradients of which the core had copies."""
-        for gradient, given, order in zip(own, gradients, self._orders, strict=True):
+        for gradient, given, entry in zip(own, gradients, self.entries, strict=True):
             if given.data_ptr() != gradient.data_ptr():
-                in_order(real(gradient), order).copy_(given)
-
-    def _follow_parameters(self):
-        now = [entry.parameter._version for entry in self.entries]
-        for entry, before, version in zip(self.entries, self._versions, now, strict=True):
-            if version != before:
-                _follow(entry)
+                in_order(real(gradient), entry.order).copy_(given)
 
     def shown_lr(self):
         """The rate of the first group."""
@@ -290,9 +227,3 @@ class Bucket:
         norm, clip_scale, skipped, segment, index = values
         nonfinite = (self.entries[segment].name, index) if segment >= 0 else None
         return StepInfo(norm, clip_scale, skipped, nonfinite, self.shown_lr(), self.count())
-
-
-def _follow(entry):
-    """Takes over into the master what others have written to the parameter."""
-    parameter, master = entry.parameter.detach(), entry.state["master"]
-    master.copy_(torch.where(master.to(parameter.dtype) == parameter, master, parameter.float()))

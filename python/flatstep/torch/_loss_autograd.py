@@ -27,10 +27,10 @@ def once_differentiable(backward):
 
     @functools.wraps(backward)
     def refusing(ctx, *upstream):
+        if not torch.is_grad_enabled():
+            return backward(ctx, *upstream)
         with torch.no_grad():
             gradients = backward(ctx, *upstream)
-        if not torch.is_grad_enabled():
-            return gradients
         anchor = torch.empty(0, requires_grad=True)
         return tuple(None if g is None else _Refusal.apply(g, anchor) for g in gradients)
 
@@ -45,7 +45,8 @@ class CrossEntropy(torch.autograd.Function):
         logits = values.rows_of(input)
         targets = values.Targets(target, weight, token_weight, options, input.dtype)
         ctx.first = values.gradient_comes_first(options, input.dtype)
-        ctx.options, ctx.shape, ctx.inplace = options, input.shape, inplace
+        ctx.options, ctx.inplace = options, inplace
+        ctx.shape = None if input.dim() == 2 else input.shape  # of the gradient, if another
         if ctx.first:
             loss, gradient = values.cross_entropy(logits, targets, logits if inplace else True)
             if inplace:  # whoever saved the logits for a backward pass of their own is told
@@ -71,7 +72,9 @@ class CrossEntropy(torch.autograd.Function):
             )
             if over:
                 torch.autograd.graph.increment_version(logits)
-        return gradient.view(ctx.shape), None, None, None, None, None
+        if ctx.shape is not None:
+            gradient = gradient.view(ctx.shape)
+        return gradient, None, None, None, None, None
 
 
 class LinearCrossEntropy(torch.autograd.Function):

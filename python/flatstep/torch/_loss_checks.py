@@ -10,11 +10,13 @@ _FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 _INTEGERS = (torch.int64, torch.int32, torch.uint8, torch.int16, torch.int8)
 
 
+_REDUCTIONS = {name: name for name in ("mean", "sum", "none")}
+
+
 def reduction_of(reduction, size_average, reduce):
     if size_average is not None or reduce is not None:
         reduction = torch.nn._reduction.legacy_get_string(size_average, reduce)
-    names = {name: name for name in ("mean", "sum", "none")}
-    return _checks.choice(reduction, names, "reduction")
+    return _checks.choice(reduction, _REDUCTIONS, "reduction")
 
 
 def require_floats(tensor, argument):
@@ -46,20 +48,21 @@ def check_rows(target, weight, token_weight, shape, classes):
     if classes == 0:
         raise ValueError("input: got 0 classes, expected at least one")
     _require_shape(target, shape, "target")
-    for tensor, expected, argument in (
-        (weight, (classes,), "weight"),
-        (token_weight, shape, "token_weight"),
-    ):
-        if tensor is None:
-            continue
-        require_floats(tensor, argument)
-        _require_shape(tensor, expected, argument)
-        if tensor.requires_grad:
-            raise ValueError(f"{argument}: got a tensor that requires a gradient, expected none")
+    if weight is not None:
+        _check_weight(weight, (classes,), "weight")
+    if token_weight is not None:
+        _check_weight(token_weight, shape, "token_weight")
+
+
+def _check_weight(tensor, expected, argument):
+    require_floats(tensor, argument)
+    _require_shape(tensor, expected, argument)
+    if tensor.requires_grad:
+        raise ValueError(f"{argument}: got a tensor that requires a gradient, expected none")
 
 
 def _require_shape(tensor, expected, argument):
-    if tensor.shape != torch.Size(expected):
+    if tensor.shape != expected:
         raise ValueError(f"{argument}: got shape {list(tensor.shape)}, expected {list(expected)}")
 
 
@@ -102,8 +105,9 @@ def loss_dtype_of(given, dtype, input):
         if given not in _FLOATS:
             raise TypeError(f"loss_dtype: got {given!r}, expected a floating-point torch.dtype")
         return given
-    cast = dtype != torch.float64 and torch.is_autocast_enabled(input.device.type)
-    return torch.float32 if cast else dtype
+    if dtype is torch.float32 or dtype is torch.float64:
+        return dtype  # under autocast too
+    return torch.float32 if torch.is_autocast_enabled(input.device.type) else dtype
 
 
 def product_dtype(input, linear_weight, linear_bias):

@@ -1,15 +1,19 @@
 """Losses and gradients of tensors, without autograd: what its functions and operators share."""
 
-import contextlib
 from typing import NamedTuple
 
 import torch
 
+from .. import _core
 from .. import loss as core
+from .._arrays import empty_tensor
 
 # PyTorch's names of the arguments, where flatstep has others.
 _NAMES = {"logits": "input", "targets": "target", "class_weight": "weight"}
 _LINEAR_NAMES = _NAMES | {"hidden": "input", "weight": "linear_weight", "bias": "linear_bias"}
+
+# torch.scalar_tensor takes half the time of torch.tensor, but refuses what rounds to infinity.
+_IN_RANGE = 1e38
 
 
 class Options(NamedTuple):
@@ -41,7 +45,10 @@ def gradient_comes_first(options, dtype):
 
 def rows_of(tensor):
     """``[..., C]`` as ``[rows, C]`` that the core can read: a view where there is one."""
-    rows = tensor.detach().reshape(-1, tensor.shape[-1])
+    rows = tensor.detach()
+    if rows.dim() == 2 and rows.is_contiguous():
+        return rows
+    rows = rows.reshape(-1, rows.shape[-1])
     apart = rows.shape[0] <= 1 or rows.stride(0) >= rows.shape[1]
     return rows if apart and rows.stride(1) == 1 else rows.contiguous()
 
@@ -52,8 +59,10 @@ class Targets:
     def __init__(self, target, weight, token_weight, options, dtype):
         self.dtype = row_dtype(dtype)
         self.options = options
-        self.indices = target.detach().reshape(-1).contiguous()
-        if target.dtype not in (torch.int32, torch.int64):
+        self.indices = target
+        if target.dim() != 1 or not target.is_contiguous():
+            self.indices = target.reshape(-1).contiguous()
+        if target.dtype not in (torch.int64, torch.int32):
             self.indices = self.indices.long()
         self.weight = self._numbers(weight)
         self.token_weight = self._numbers(token_weight)
@@ -67,16 +76,36 @@ class Targets:
     def tensors(self):
         return self.indices, self.weight, self.token_weight
 
+    def for_core(self, grad_output=1.0):
+        """The options of a call of the core."""
+        reduction, smoothing, ignore_index, z_loss, softcap, divisor, on_empty = self.options
+        return core.core_options(
+            reduction,
+            smoothing,
+            ignore_index,
+            self.weight,
+            self.token_weight,
+            z_loss,
+            softcap,
+            divisor,
+            on_empty,
+            grad_output,
+        )
+
+    def by_row(self):
+        """The same for losses that are not reduced yet."""
+        if self.options.reduction == "none":
+            return self
+        options = self.options._replace(reduction="none", divisor=None)
+        return Targets(self.indices, self.weight, self.token_weight, options, self.dtype)
+
     def arguments(self):
+        """Those of :func:`flatstep.linear_cross_entropy`."""
         return {
             **self.options._asdict(),
             "class_weight": self.weight,
             "token_weight": self.token_weight,
         }
-
-    def arguments_by_row(self):
-        """The same for losses that are not reduced yet."""
-        return self.arguments() | {"reduction": "none", "divisor": None}
 
     # ---- the reduction, where nothing may wait for a number ------------------------------------
 
@@ -114,51 +143,55 @@ class Targets:
         return self.indices.new_empty(self.indices.shape, dtype=self.dtype).copy_(factor)
 
 
-@contextlib.contextmanager
-def _named(names):
-    """Errors of the core with PyTorch's name of the argument."""
-    try:
-        yield
-    except (IndexError, TypeError, ValueError) as error:
-        argument, colon, rest = str(error).partition(":")
-        if not colon or argument not in names:
-            raise
-        raise type(error)(f"{names[argument]}:{rest}") from None
+_FAULTS = (IndexError, TypeError, ValueError)
+
+
+def _renamed(error, names):
+    """An error of the core with PyTorch's name of the argument."""
+    argument, colon, rest = str(error).partition(":")
+    if not colon or argument not in names:
+        return error
+    return type(error)(f"{names[argument]}:{rest}")
 
 
 def _waits(tensor):
     """Whether a result's numbers are there at once. Elsewhere losses are summed on the device."""
-    return tensor.device.type == "cpu"
+    return tensor.is_cpu
 
 
 def cross_entropy(logits, targets, grad):
     """(loss, gradient) of ``[rows, C]``; grad: False, True, or the tensor to write."""
-    with _named(_NAMES):
+    try:
         if _waits(logits):
-            result = core.cross_entropy(logits, targets.indices, grad=grad, **targets.arguments())
-            return _tensor(result.loss, targets.dtype), result.grad
+            return _of_logits(logits, targets, grad, 1.0)
         divisor, upstream = targets.divisor(), 1.0
         if grad is not False:
             upstream = targets.upstream_rows(_one(logits), divisor)
-        result = core.cross_entropy(
-            logits,
-            targets.indices,
-            grad=grad,
-            grad_output=upstream,
-            **targets.arguments_by_row(),
-        )
-        return targets.reduced(result.loss, divisor), result.grad
+        losses, gradient = _of_logits(logits, targets.by_row(), grad, upstream)
+    except _FAULTS as error:
+        raise _renamed(error, _NAMES) from None
+    return targets.reduced(losses, divisor), gradient
 
 
 def cross_entropy_gradient(logits, targets, upstream, grad=True):
     """The gradient for this upstream gradient, a 0-d tensor or with "none" one of the rows."""
-    return core.cross_entropy(
-        logits,
-        targets.indices,
-        grad=grad,
-        grad_output=targets.upstream_rows(upstream, targets.divisor()),
-        **targets.arguments_by_row(),
-    ).grad
+    upstream = targets.upstream_rows(upstream, targets.divisor())
+    return _of_logits(logits, targets.by_row(), grad, upstream)[1]
+
+
+def _of_logits(logits, targets, grad, grad_output):
+    """:func:`flatstep.cross_entropy` without what nobody looks at here: the log-sum-exp and the
+    entropy of each row, whose arrays cost as much as a small call itself."""
+    options = targets.for_core(grad_output)
+    losses = None
+    if targets.options.reduction == "none":
+        losses = empty_tensor(logits, targets.indices.shape, targets.dtype)
+    if grad is True:
+        grad = empty_tensor(logits, logits.shape, logits.dtype)
+    elif grad is False:
+        grad = None
+    numbers = _core.cross_entropy(logits, targets.indices, options, losses, None, None, grad)
+    return _tensor(numbers[0], targets.dtype) if losses is None else losses, grad
 
 
 class Head(NamedTuple):
@@ -176,7 +209,7 @@ class Head(NamedTuple):
 
 def linear_cross_entropy(head, targets, workspace_bytes, wanted):
     """(loss, the gradients of hidden, weight and bias); None for those that are not wanted."""
-    with _named(_LINEAR_NAMES):
+    try:
         if _waits(head.hidden):
             result = core.linear_cross_entropy(
                 head.hidden,
@@ -192,7 +225,9 @@ def linear_cross_entropy(head, targets, workspace_bytes, wanted):
         if wanted:
             upstream = targets.upstream_rows(_one(head.hidden), divisor)
         result = _linear_by_row(head, targets, workspace_bytes, wanted, upstream)
-        return targets.reduced(result.loss, divisor), gradients_of(result)
+    except _FAULTS as error:
+        raise _renamed(error, _LINEAR_NAMES) from None
+    return targets.reduced(result.loss, divisor), gradients_of(result)
 
 
 def linear_cross_entropy_gradients(head, targets, workspace_bytes, wanted, upstream):
@@ -210,7 +245,7 @@ def _linear_by_row(head, targets, workspace_bytes, wanted, upstream):
         workspace_bytes=workspace_bytes,
         grad=wanted,
         grad_output=upstream,
-        **targets.arguments_by_row(),
+        **targets.by_row().arguments(),
     )
 
 
@@ -223,4 +258,9 @@ def _one(like):
 
 
 def _tensor(loss, dtype):
-    return loss if isinstance(loss, torch.Tensor) else torch.tensor(loss, dtype=dtype)
+    """A loss of the CPU as a tensor."""
+    if isinstance(loss, torch.Tensor):
+        return loss
+    if abs(loss) < _IN_RANGE:
+        return torch.scalar_tensor(loss, dtype=dtype, device="cpu")
+    return torch.tensor(loss, dtype=dtype, device="cpu")

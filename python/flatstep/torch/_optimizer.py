@@ -11,19 +11,22 @@ from .. import _checks, _core
 from .._optimizer import MODES
 from .._results import StepInfo
 from ._bucket import Bucket
-from ._settings import Entry, names_of, partition
+from ._entry import Entry
+from ._settings import names_of, partition
 from ._tensors import check_parameter
 
 _NO_STATE = {}  # of SGD without momentum
+_MOST_ABSENCES = 16  # plans for which a parameter without a gradient keeps its entry
 
 
 class Plan:
     """The buckets of the parameters that have gradients, as long as nobody exchanges a tensor.
 
-    old: buckets of the plan before, which go on where they can.
+    old: buckets of the plan before, which go on where they can. known: {index: the entry} of
+    parameters that had a gradient before, be it in an earlier plan.
     """
 
-    def __init__(self, optimizer, settings, parameters, gradients, old, *, careful):
+    def __init__(self, optimizer, settings, parameters, gradients, old, known, *, careful):
         self.careful = careful or not all(
             g is None or (g.is_contiguous() and not g.requires_grad) for g in gradients
         )
@@ -32,7 +35,9 @@ class Plan:
         self._absent = [gradient is None for gradient in gradients]
         old = {id(bucket.entries[0].parameter): bucket for bucket in old}
         self.buckets = []
-        for (*_, count), entries in _groups(optimizer, settings, gradients).items():
+        self.entries = {}
+        for (*_, count), entries in _groups(optimizer, settings, gradients, known).items():
+            self.entries.update((entry.index, entry) for entry in entries)
             bucket = old.get(id(entries[0].parameter))
             if bucket is not None and bucket.serves(entries, count, settings):
                 bucket.look_closely(self.careful)
@@ -96,21 +101,38 @@ class Plan:
         return StepInfo(total, done, fault is not None, fault, first.shown_lr(), first.count())
 
 
-def _groups(optimizer, settings, gradients):
-    """{what a bucket has in common, the step count last: its entries}."""
-    buckets, index, classes = {}, 0, partition(settings)
+def _groups(optimizer, settings, gradients, known):
+    """{what a bucket has in common, the step count last: its entries}; known ones serve again."""
+    buckets, first, classes = {}, 0, partition(settings)
     for number, group in enumerate(optimizer.param_groups):
-        for name, parameter in zip(names_of(group, index), group["params"], strict=True):
+        own, names = settings[number], None
+        for index, parameter in enumerate(group["params"], first):
             gradient = gradients[index]
-            if gradient is not None:
-                check_parameter(parameter, name, optimizer.mode)
-                kept = settings[number].state_names or parameter.dtype is torch.bfloat16
-                state = optimizer.state[parameter] if kept else _NO_STATE
-                common = (parameter.device, parameter.dtype, gradient.dtype, classes[number])
-                key = (*common, optimizer._count_of(name, state, settings[number]))
-                buckets.setdefault(key, []).append(Entry(index, number, name, parameter, state))
-            index += 1
+            if gradient is None:
+                continue
+            kept = own.state_names or parameter.dtype is torch.bfloat16
+            state = optimizer.state[parameter] if kept else _NO_STATE
+            entry = known.get(index)
+            if entry is None or not entry.serves(number, parameter, state, own.state_names):
+                names = names or names_of(group, first)
+                entry = Entry(index, number, names[index - first], parameter, state)
+            check_parameter(parameter, entry.name, optimizer.mode)
+            entry.absences = 0
+            common = (parameter.device, parameter.dtype, gradient.dtype, classes[number])
+            key = (*common, optimizer._count_of(entry.name, state, own))
+            buckets.setdefault(key, []).append(entry)
+        first += len(group["params"])
     return buckets
+
+
+def _waiting(known, present):
+    """Those known that had a gradient not long ago: for longer they are to hold no memory."""
+    waiting = {}
+    for index, entry in known.items():
+        if index not in present and entry.absences < _MOST_ABSENCES:
+            entry.absences += 1
+            waiting[index] = entry
+    return waiting
 
 
 class FlatOptimizer(torch.optim.Optimizer, abc.ABC):
@@ -134,6 +156,7 @@ class FlatOptimizer(torch.optim.Optimizer, abc.ABC):
         self._zero_grad = bool(zero_grad)
         self._steps_done = 0  # for what PyTorch does not count
         self._plan = self.last_step = None
+        self._entries = {}  # of parameters that have a gradient now or had one not long ago
         super().__init__(params, defaults)
 
     @property
@@ -203,12 +226,16 @@ class FlatOptimizer(torch.optim.Optimizer, abc.ABC):
         gradients = [p.grad for p in parameters]
 
         def new_plan(careful):
-            old = self._forget_plan()
-            return Plan(self, settings, parameters, gradients, old, careful=careful)
+            old, known = self._forget_plan(), self._entries
+            plan = Plan(self, settings, parameters, gradients, old, known, careful=careful)
+            self._entries = plan.entries | _waiting(known, plan.entries)
+            return plan
 
         plan, given = self._plan, (settings, gradients, self._max_norm, self._zero_grad)
         if plan is None or not plan.fits(self.state, settings, parameters, gradients):
             plan = self._plan = new_plan(careful=False)
+        else:  # the others may not come back soon, and are to hold no memory
+            self._entries = plan.entries
         try:
             self.last_step = plan.step(*given)
         except (TypeError, ValueError):
@@ -265,6 +292,7 @@ class FlatOptimizer(torch.optim.Optimizer, abc.ABC):
     def __setstate__(self, state):
         super().__setstate__(state)
         self._plan = self.last_step = None
+        self._entries = {}
         for group in self.param_groups:
             for name, value in self.defaults.items():
                 group.setdefault(name, value)

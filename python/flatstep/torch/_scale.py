@@ -11,7 +11,7 @@ keeps_graph = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", 
 def scaled(gradient, upstream):
     """For a 0-d upstream gradient: the gradient itself where that is 1; in place if this backward
     pass is the last one."""
-    if upstream.device.type == "cpu" and upstream.item() == 1.0:
+    if upstream.is_cpu and upstream.item() == 1.0:
         return gradient
     last = not keeps_graph()
     kernel = _kernel() if upstream.is_cuda and gradient.is_contiguous() else None

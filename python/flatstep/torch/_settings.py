@@ -26,16 +26,6 @@ class Settings(NamedTuple):
         )
 
 
-class Entry(NamedTuple):
-    """A parameter that has a gradient."""
-
-    index: int  # in all parameters of the optimizer
-    group: int
-    name: str
-    parameter: Any
-    state: dict
-
-
 def partition(settings):
     """Of each group: the first one with the same options, and what state these take."""
     options = [own.options for own in settings]

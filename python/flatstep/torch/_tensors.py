@@ -41,7 +41,8 @@ def check_gradient(gradient, parameter, name):
 
 def real(tensor):
     """A tensor over the same memory that autograd does not watch; complex numbers as pairs."""
-    tensor = tensor.detach()
+    if tensor.requires_grad:
+        tensor = tensor.detach()
     return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 

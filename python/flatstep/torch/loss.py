@@ -81,9 +81,10 @@ def cross_entropy(
     require_floats(input, "input")
     if input.dim() == 0:
         raise ValueError("input: got a tensor without dimensions, expected [C] or [N, C, ...]")
-    classes = 0 if input.dim() == 1 else 1
-    shape = input.shape[:classes] + input.shape[classes + 1 :]
-    check_rows(target, weight, token_weight, shape, input.shape[classes])
+    shape = input.shape
+    classes = 0 if len(shape) == 1 else 1
+    rows = shape[:1] if len(shape) == 2 else shape[:classes] + shape[classes + 1 :]
+    check_rows(target, weight, token_weight, rows, shape[classes])
     options = values.Options(
         reduction, label_smoothing, ignore_index, z_loss, softcap, divisor, on_empty
     )
@@ -102,7 +103,7 @@ def cross_entropy(
         targets = values.Targets(target, weight, token_weight, options, input.dtype)
         loss = values.cross_entropy(values.rows_of(input), targets, False)[0]
         loss = loss.view(target.shape) if reduction == "none" else loss
-    return loss.to(dtype)
+    return loss if loss.dtype is dtype else loss.to(dtype)
 
 
 def linear_cross_entropy(
