@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from run_case import SAMPLE
 
 import flatstep as fs
+
+# Where a script has started them behind `&`, the tests and the commands they run ignore Ctrl-C.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 pytest.register_assert_rewrite(
     "bad_input",
