@@ -465,6 +465,19 @@ def test_streams_may_be_closed(tmp_path, text, run, closed):
     ]  # fmt: skip
 
 
+def test_what_a_reader_of_stderr_left_is_dropped():
+    """What could not be written is in Python's buffer as the command ends."""
+    program = (
+        "import contextlib, sys\nfrom flatstep.cli import main\n"
+        "with contextlib.suppress(OSError):\n    sys.stderr.write('x')\nsys.exit(main())"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program, "info"], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    process.stderr.close()
+    assert process.wait(timeout=60) == 0
+
+
 def test_a_reader_that_goes_does_not_end_a_run(tmp_path, text):
     run = tmp_path / "run"
     options = ["--steps", "20", "--out", run, "--on-spike", "warn"]

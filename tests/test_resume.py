@@ -15,6 +15,7 @@ import flatstep as fs
 from flatstep.errors import CheckpointError, InputError, RunFailed
 from flatstep.training import loop
 from flatstep.training.checkpoint import find_checkpoint, list_checkpoints
+from flatstep.training.evaluation import Evaluation
 from flatstep.training.manifest import verify_files
 from flatstep.training.run_folder import read_config
 from flatstep.training.trainer import Trainer
@@ -116,7 +117,9 @@ def test_the_best_is_remembered_over_a_resume(run, monkeypatch):
     """Step 6 is the best; later saves keep its checkpoint, and pass it on."""
     best = {"step": 6, "val_loss": 0.25}
     monkeypatch.setattr(
-        Trainer, "evaluate", lambda self, tokens, stop=None: 0.25 if self.step == 6 else 1.0
+        Trainer,
+        "evaluate",
+        lambda self, tokens, stop=None: Evaluation(0.25 if self.step == 6 else 1.0, 1, None),
     )
     for last in (6, 8, 10):
         loop.resume(run, {"steps": last}, quiet=True)

@@ -115,6 +115,21 @@ def _parse(parser, arguments):
 def main(arguments=None):
     """Runs one command and returns its exit code; arguments default to sys.argv[1:]."""
     _open_closed_streams()
+    try:
+        return _run(arguments)
+    finally:
+        _drop_what_nobody_reads()
+
+
+def _drop_what_nobody_reads():
+    """Of stderr, whose reader may have gone: Python would try again at its end, and exit with 120."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+
+
+def _run(arguments):
     parsed = None
     with StandardOutput() as output:
         try:
