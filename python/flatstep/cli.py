@@ -122,7 +122,7 @@ def main(arguments=None):
 
 
 def _drop_what_nobody_reads():
-    """Of stderr, whose reader may have gone: Python would try again at its end, and exit with 120."""
+    """Of stderr, whose reader may have gone: Python would try again and exit with 120."""
     try:
         sys.stderr.flush()
     except OSError:
