@@ -115,7 +115,8 @@ struct LinearCrossEntropyOutputs {
 
 // Bytes of workspace for linear_cross_entropy: what all rows at once would need, but no more than
 // max_bytes, and scratch for each thread after the first: a few kilobytes, half a megabyte where
-// classes are many beside width, and 4 * classes bytes more with softcap. Throws InvalidArgument where max_bytes is too little for one row.
+// classes are many beside width, and 4 * classes bytes more with softcap. Throws InvalidArgument
+// where max_bytes is too little for one row.
 FLATSTEP_API std::size_t linear_cross_entropy_workspace_bytes(std::int64_t rows, std::int64_t width,
                                                               std::int64_t classes, DType dtype,
                                                               const CrossEntropyOptions& options,
