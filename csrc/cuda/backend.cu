@@ -159,14 +159,14 @@ class CudaBackend final : public Backend {
       return;
     }
     const auto part = [&](std::int64_t first, std::int64_t count) {
-      LinearGradients part = call;
-      part.grad.data = static_cast<const char*>(call.grad.data) + first * size_of(call.grad.dtype);
-      part.grad.cols = part.weight.rows = count;
-      part.weight.data = static_cast<const char*>(call.weight.data) +
-                         first * call.weight.row_stride * size_of(call.weight.dtype);
-      if (call.grad_weight != nullptr) part.grad_weight += first * call.hidden.cols;
-      part.accumulate_hidden = first == 0;
-      Backend::linear_gradients(part, workspace);
+      LinearGradients own = call;
+      own.grad.data = static_cast<const char*>(call.grad.data) + first * size_of(call.grad.dtype);
+      own.grad.cols = own.weight.rows = count;
+      own.weight.data = static_cast<const char*>(call.weight.data) +
+                        first * call.weight.row_stride * size_of(call.weight.dtype);
+      if (call.grad_weight != nullptr) own.grad_weight += first * call.hidden.cols;
+      own.accumulate_hidden = first == 0;
+      Backend::linear_gradients(own, workspace);
     };
     part(whole, classes - whole);
     part(0, whole);

@@ -202,6 +202,17 @@ def test_linear_options(rng, name, dtype):
     assert_linear(case, *case.call(grad=False))
 
 
+# Not float16: with so many classes most of a gradient lies below its least normal number.
+@pytest.mark.parametrize("dtype", ("float32", "bfloat16"))
+@pytest.mark.parametrize("classes", (4101, 4161, 4104))
+def test_linear_with_many_classes(rng, dtype, classes):
+    """Those beyond a multiple of 64 may have products of their own; several chunks of rows, too."""
+    names = ("grad_output", "label_smoothing", "ignore_index")
+    case = cuda_case.LinearCase(rng, dtype, names, rows=(7,), width=16, classes=classes)
+    for workspace_bytes in (case.smallest_workspace(), linear_case.WHOLE):
+        assert_linear(case, *case.call(workspace_bytes))
+
+
 def test_linear_accumulates(rng):
     case = cuda_case.LinearCase(rng, "float32", (), "sum")
     _, once = case.call()
