@@ -99,7 +99,7 @@ static inline std::int64_t group_rows_of(std::int64_t classes, DType dtype) {
   using Group = CrossEntropyGroup;
   std::int64_t rows = Group::kElements / classes;
   if (dtype == DType::bf16 || dtype == DType::f16) {
-    const std::int64_t few = Group::kElements / 4 / classes;
+    const std::int64_t few = Group::kElements / 2 / classes;
     rows = rows < 8 ? rows : few < 8 ? 8 : few;
   }
   return rows < 1 ? 1 : rows > Group::kRows ? Group::kRows : rows;

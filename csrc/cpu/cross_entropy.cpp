@@ -67,11 +67,14 @@ void check_class_weight(const void* weights, std::int64_t classes) {
 // ---- rows --------------------------------------------------------------------------------------
 
 constexpr std::int64_t kBlock = CrossEntropyBlock::kClasses;
-// Logits of one task over rows.
-constexpr std::int64_t kTaskElements = 32768;
+// Logits of the rows whose losses are summed together, and of those that are one task where there
+// are enough tasks for every worker: a kernel fetches what lies behind its row, which then is its
+// own next one.
+constexpr std::int64_t kSumElements = 32768, kTaskElements = 524288;
+constexpr std::int64_t kTasksPerWorker = 8;
 
-std::int64_t rows_per_task(std::int64_t classes) {
-  return std::max<std::int64_t>(1, kTaskElements / classes);
+std::int64_t rows_per_sum(std::int64_t classes) {
+  return std::max<std::int64_t>(1, kSumElements / classes);
 }
 
 std::int64_t block_count(const CrossEntropyRows& rows) {
@@ -115,7 +118,7 @@ struct Workspace {
     Arena one(nullptr);
     take_scratch(one, rows);
     scratch_bytes = one.used();
-    const std::int64_t stretch = rows_per_task(rows.classes);
+    const std::int64_t stretch = rows_per_sum(rows.classes);
     Arena arena(base);
     partials = arena.take<CrossEntropySums>((rows.rows + stretch - 1) / stretch);
     const bool weighted = rows.class_weight != nullptr && rows.label_smoothing > 0;
@@ -237,21 +240,28 @@ void cross_entropy(const CrossEntropyRows& call, LossTotals* totals, void* memor
     scratch.weight_sums = workspace.weight_sums;
     return scratch;
   };
-  const std::int64_t stretch = rows_per_task(rows.classes);
-  const std::int64_t tasks = (rows.rows + stretch - 1) / stretch;
+  const std::int64_t stretch = rows_per_sum(rows.classes);
+  const std::int64_t parts = (rows.rows + stretch - 1) / stretch;
   // A row costs and gives the same either way; few long rows would leave threads idle.
   if (stretch == 1 && worker_count() > 1 && rows.rows < 2 * worker_count()) {
     split_rows(rows, kernel, scratch_of(0), workspace.partials);
   } else {
-    parallel_for(tasks, [&](std::int64_t task, int worker) {
-      workspace.partials[task] = kernel.rows(
-          rows, task * stretch, std::min((task + 1) * stretch, rows.rows), scratch_of(worker));
+    const std::int64_t most = std::max<std::int64_t>(1, kTaskElements / (stretch * rows.classes));
+    const std::int64_t task_parts =
+        std::clamp<std::int64_t>(parts / (kTasksPerWorker * worker_count()), 1, most);
+    parallel_for((parts + task_parts - 1) / task_parts, [&](std::int64_t task, int worker) {
+      const CrossEntropyScratch scratch = scratch_of(worker);
+      const std::int64_t end = std::min((task + 1) * task_parts, parts);
+      for (std::int64_t part = task * task_parts; part < end; ++part) {
+        workspace.partials[part] =
+            kernel.rows(rows, part * stretch, std::min((part + 1) * stretch, rows.rows), scratch);
+      }
     });
   }
   CrossEntropySums sums;
-  for (std::int64_t task = 0; task < tasks; ++task) {
-    sums.loss += workspace.partials[task].loss;
-    sums.correct += workspace.partials[task].correct;
+  for (std::int64_t part = 0; part < parts; ++part) {
+    sums.loss += workspace.partials[part].loss;
+    sums.correct += workspace.partials[part].correct;
   }
   totals->loss += sums.loss;
   totals->correct += sums.correct;

@@ -19,9 +19,10 @@ FLATSTEP_ELEMENT F horner(F sum, F r, T constant) {
 // most. Error below 1.2 ULP. F is float or Vector<float>.
 template <class F>
 FLATSTEP_ELEMENT F scaled_exp(F x, F cutoff, std::uint32_t bias) {
-  constexpr float kRound = 12582912.0f;  // 1.5 * 2^23: adding it rounds to an integer
-  const F shifted = multiply_add(x, splat<F>(1.44269504f), splat<F>(kRound));
-  const F n = shifted - kRound;
+  // Adding 1.5 * 2^23 rounds to an integer, and the bias with it makes the exponent of the result.
+  const F round = splat<F>(12582912.0f + static_cast<float>(static_cast<std::int32_t>(bias)));
+  const F shifted = multiply_add(x, splat<F>(1.44269504f), round);
+  const F n = shifted - round;
 #if FLATSTEP_HAS_FMA
   F r = multiply_add(n, splat<F>(-0.693147182464599609375f), x);
 #else  // in three parts, the first two with few enough digits that n times them is exact
@@ -36,7 +37,7 @@ FLATSTEP_ELEMENT F scaled_exp(F x, F cutoff, std::uint32_t bias) {
   const F poly = multiply_add(multiply_add(splat<F>(1.3933652e-3f), square, high), square, low);
   // exp(r) = 1 + (r + r^2 * poly), the small part first so that the last addition rounds once.
   const F tail = multiply_add(square, poly, r);
-  const F power = float_of((bits_of(shifted) + bias) << 23);  // 2^(n - k)
+  const F power = float_of(bits_of(shifted) << 23);  // 2^(n - k)
   const F value = multiply_add(tail, power, power);
   return keep(at_least(x, cutoff), value);  // also where the lines above overflowed
 }
@@ -48,9 +49,11 @@ constexpr double kLn2Low = 1.90821492927058770002e-10;
 // The same in double, as power (1 + tail): the Taylor series to degree 13.
 template <class F>
 FLATSTEP_ELEMENT void exp_parts(F x, std::uint64_t bias, F& power, F& tail) {
-  constexpr double kRound = 6755399441055744.0;  // 1.5 * 2^52
-  const F shifted = multiply_add(x, splat<F>(1.4426950408889634), splat<F>(kRound));
-  const F n = shifted - kRound;
+  // 1.5 * 2^52 and the bias
+  const F round =
+      splat<F>(6755399441055744.0 + static_cast<double>(static_cast<std::int64_t>(bias)));
+  const F shifted = multiply_add(x, splat<F>(1.4426950408889634), round);
+  const F n = shifted - round;
   F r = multiply_add(n, splat<F>(-kLn2High), x);
   r = multiply_add(n, splat<F>(-kLn2Low), r);
   F poly = horner(splat<F>(1.0 / 6227020800.0), r, 1.0 / 479001600.0);
@@ -65,7 +68,7 @@ FLATSTEP_ELEMENT void exp_parts(F x, std::uint64_t bias, F& power, F& tail) {
   poly = horner(poly, r, 1.0 / 6.0);
   poly = horner(poly, r, 0.5);
   tail = multiply_add(r * r, poly, r);
-  power = float_of((bits_of(shifted) + bias) << 52);
+  power = float_of(bits_of(shifted) << 52);
 }
 
 // As above, with `bias` = 1023 - k and cutoff >= (k - 1021.5) ln2. F is double or Vector<double>.

@@ -89,8 +89,13 @@ void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std:
               std::int64_t end, const CrossEntropyScratch& scratch) {
   using A = Accumulate<T>;
   const std::int64_t blocks = block_count(rows.classes);
-  bool read_ahead = false;  // the range is known from the block before
-  Range<A> range{};
+  // Of blocks to come, found while others are summed: the next one of the row, or where a row is
+  // one block, of the rows after it and after that, since it would else wait for what its range
+  // makes.
+  struct {
+    Range<A> range;
+    bool known;
+  } ahead[2] = {};
   for (int i = 0; i < group.rows; ++i) {
     const T* logits = logits_of<T>(rows, group.row[i]);
     const std::int64_t target = target_of(rows, group.row[i]);
@@ -101,8 +106,9 @@ void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std:
       const std::int64_t first = index * kBlock;
       const std::int64_t size = std::min(kBlock, rows.classes - first);
       const T* x = logits + first;
-      if (!read_ahead) range = range_of(x, size);
-      read_ahead = false;
+      auto& found = ahead[blocks == 1 ? i % 2 : 0];
+      const Range<A> range = found.known ? found.range : range_of(x, size);
+      found.known = false;
       const A maximum = range.largest;
 
       CrossEntropyBlock& block = scratch.blocks[i * blocks + index];
@@ -123,24 +129,24 @@ void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std:
       const Unit<A> unit(maximum);
       block.shift = 0;
       block.exponent = unit.exponent;
-      // The next block, if it has the same size, is read while this one is summed.
+      // A block to come, if it has the same size, is read while this one is summed.
       const T* next = x;
       if (index + 1 < end && rows.classes - first >= 2 * kBlock) {
         next = x + kBlock;
-      } else if (blocks == 1 && i + 1 < group.rows) {
-        next = logits_of<T>(rows, group.row[i + 1]);
+      } else if (blocks == 1 && i + 2 < group.rows) {
+        next = logits_of<T>(rows, group.row[i + 2]);
       }
-      read_ahead = next != x;
       const double weight_sum = kSmoothing == Smoothing::none       ? 0.0
                                 : kSmoothing == Smoothing::weighted ? scratch.weight_sums[index]
                                                                     : static_cast<double>(size);
       const BlockArguments<T> arguments{x,    nullptr, next,       size, maximum,
                                         unit, weights, weight_sum, kept};
       if (kSmoothing != Smoothing::none && range.smallest == -kInfinite<A>) {
-        range = sum_block<kSmoothing, Masked::some, false>(arguments, block);
+        found.range = sum_block<kSmoothing, Masked::some, false>(arguments, block);
       } else {
-        range = sum_block<kSmoothing, Masked::none, false>(arguments, block);
+        found.range = sum_block<kSmoothing, Masked::none, false>(arguments, block);
       }
+      found.known = next != x;
     }
   }
 }
@@ -206,7 +212,6 @@ void write_row(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int
   const auto* weights = static_cast<const A*>(rows.class_weight);
   const A spread = static_cast<A>(group.spread[i]);
   const CrossEntropyBlock* blocks = scratch.blocks + i * block_count(rows.classes);
-  // Backwards, because the last blocks are still in a nearby cache.
   for (std::int64_t index = begin; index < end; ++index) {
     const std::int64_t first = index * kBlock;
     const std::int64_t size = std::min(kBlock, rows.classes - first);

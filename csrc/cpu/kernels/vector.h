@@ -212,8 +212,9 @@ inline Vector<float> smaller(Vector<float> a, Vector<float> b) { return a < b ? 
 inline Vector<double> larger(Vector<double> a, Vector<double> b) { return a > b ? a : b; }
 inline Vector<double> smaller(Vector<double> a, Vector<double> b) { return a < b ? a : b; }
 
-// Where x is not below the limit, and v there and 0 elsewhere. GCC compares twice for two uses of a
-// generic comparison.
+// Where x is not below the limit, where it is below it or NaN, v in such lanes and 0 elsewhere, and
+// sum + v in such lanes and sum elsewhere. GCC compares twice for two uses of a generic comparison,
+// and makes two instructions of an addition under a mask.
 #if defined(__AVX512F__)
 inline __mmask16 at_least(Vector<float> x, Vector<float> limit) {
   return _mm512_cmp_ps_mask(x, limit, _CMP_NLT_UQ);
@@ -221,18 +222,36 @@ inline __mmask16 at_least(Vector<float> x, Vector<float> limit) {
 inline __mmask8 at_least(Vector<double> x, Vector<double> limit) {
   return _mm512_cmp_pd_mask(x, limit, _CMP_NLT_UQ);
 }
+inline __mmask16 below_or_nan(Vector<float> x, Vector<float> limit) {
+  return _mm512_cmp_ps_mask(x, limit, _CMP_NGE_UQ);
+}
+inline __mmask8 below_or_nan(Vector<double> x, Vector<double> limit) {
+  return _mm512_cmp_pd_mask(x, limit, _CMP_NGE_UQ);
+}
 inline Vector<float> keep(__mmask16 where, Vector<float> v) {
   return _mm512_maskz_mov_ps(where, v);
 }
 inline Vector<double> keep(__mmask8 where, Vector<double> v) {
   return _mm512_maskz_mov_pd(where, v);
 }
+inline Vector<float> add_where(__mmask16 where, Vector<float> sum, Vector<float> v) {
+  return _mm512_mask_add_ps(sum, where, sum, v);
+}
+inline Vector<double> add_where(__mmask8 where, Vector<double> sum, Vector<double> v) {
+  return _mm512_mask_add_pd(sum, where, sum, v);
+}
 #else
 inline auto at_least(Vector<float> x, Vector<float> limit) { return ~(x < limit); }
 inline auto at_least(Vector<double> x, Vector<double> limit) { return ~(x < limit); }
+inline auto below_or_nan(Vector<float> x, Vector<float> limit) { return ~(x >= limit); }
+inline auto below_or_nan(Vector<double> x, Vector<double> limit) { return ~(x >= limit); }
 template <class Mask, class V>
 V keep(Mask where, V v) {
   return where ? v : V{};
+}
+template <class Mask, class V>
+V add_where(Mask where, V sum, V v) {
+  return sum + keep(where, v);
 }
 #endif
 
