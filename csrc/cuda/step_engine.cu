@@ -125,6 +125,7 @@ class CudaStepEngine final : public StepEngine {
 
   void set_step_count(std::int64_t count) override {
     const OnDevice scope(device_);
+    check(cudaDeviceSynchronize(), "step_count");  // as above: a step would write the old one back
     check(cudaMemcpyAsync(&state_.data()->step_count, &count, sizeof count, cudaMemcpyHostToDevice,
                           last_stream_),
           "step_count");

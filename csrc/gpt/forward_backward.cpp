@@ -284,13 +284,13 @@ double Gpt::forward_backward(const float* params, float* grads, const TokenBatch
   require(options.step >= 0 && options.step < (std::int64_t{1} << 48), "step", options.step,
           "a number in [0, 2^48)");
   const Stopwatch watch(options.profile == nullptr ? nullptr : &options.profile->pass);
-  if (options.partials != nullptr) *options.partials = GradPartials(layout_);
   double loss = 0;
   run(config_, layout_, params, tokens, training_pass(options.recompute), workspace,
       workspace_bytes, {options.seed, options.step, 0}, options.profile,
       [&](const Pipeline& pipeline) {
         const std::int64_t valid = copy_targets(targets, tokens, config_.vocab_size,
                                                 options.ignore_index, pipeline.space.targets);
+        if (options.partials != nullptr) *options.partials = GradPartials(layout_);
         Pipeline training = pipeline;
         training.grads = grads;
         training.partials = options.partials;
