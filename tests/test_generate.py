@@ -198,7 +198,7 @@ def test_the_nucleus_ends_with_the_token_that_reaches_top_p():
 def test_parameters_that_are_not_finite(rng, value, temperature):
     model = make_model("odd")
     model["transformer.ln_f.bias"][2] = value
-    with pytest.raises(RuntimeError, match="logits: got NaN or no finite number for row 0, posi"):
+    with pytest.raises(RuntimeError, match="logits: got NaN or no finite maximum for row 0, posi"):
         model.generate(rng.integers(0, 37, (2, 4)), 3, temperature=temperature)
 
 

@@ -86,8 +86,8 @@ class Backend {
   // Enough for at most these sizes, with the present number of threads or with so many.
   virtual std::size_t linear_gradients_workspace_bytes(std::int64_t rows, std::int64_t width,
                                                        std::int64_t classes, int threads = 0) const;
-  // Whether 16-bit products have both factors, and may have their result, in that type; otherwise
-  // the first factor and the result are f32.
+  // Whether products with the logits' gradient have it in the 16-bit type of the other factor, and
+  // products may have their result in that type; otherwise that gradient and all results are f32.
   virtual bool half_products() const = 0;
   // Numbers of rows that products like.
   virtual std::int64_t gemm_row_multiple() const = 0;

@@ -69,8 +69,8 @@ struct CrossEntropyBlock {
   std::int64_t exponent;
   double total, rest;      // sums of e over all classes, and over those below the maximum
   double weighted;         // sum of e (y - maximum)
-  double logits, allowed;  // sums of w (y - maximum) and of w over the classes not masked
-  std::int64_t unmasked;   // number of classes not masked
+  double logits, allowed;  // when smoothing, sums of w (y - maximum) and of w, but masked classes
+  std::int64_t unmasked;   // when smoothing, number of classes not masked
   std::int64_t ties;       // classes before the target with the target's logit, if that is maximal
 };
 
@@ -137,7 +137,8 @@ struct UpdateGroup {
 template <class T>
 struct UpdateScalars {
   T lr, weight_decay;
-  // Factors of the gradient, applied one after the other: 1 / grad_scale, clipping, and the sign.
+  // Two factors, applied one after the other, so that neither is subnormal: their product is
+  // clip_scale / grad_scale, negative with maximize.
   T grad_scale[2];
   T one_minus_beta1, one_minus_beta2, beta2;
   T lerp_weight;  // of torch mode: 1 - beta1 from m on, or -beta1 from the gradient on

@@ -15,7 +15,8 @@ struct GemmRegion {
 };
 
 // What is done with each region while it is in the cache, by the thread that computed it. Regions
-// are whole tiles, which follow from the shape of the product.
+// are whole tiles; their rows follow from the shape of the product, their columns may also depend
+// on the number of threads, where k is large.
 struct GemmFinish {
   void (*function)(void* context, const GemmRegion& region) = nullptr;
   void* context = nullptr;

@@ -15,8 +15,8 @@ namespace flatstep::cpu {
 constexpr std::int64_t kPackedFloats = 1 << 20;
 constexpr std::int64_t kPackedRows = 2304;
 constexpr std::int64_t kPackedColumns = 3072;
-// Of panels that one task computes, at most; a fixed number, so tiles do not depend on the thread
-// count. Small products are cut finer, until there are enough tasks.
+// Of panels that one task computes, at most. Small products are cut finer, until there are enough
+// tasks.
 constexpr std::int64_t kTileRowPanels = 8;
 constexpr std::int64_t kTileColumnPanels = 8;
 constexpr std::int64_t kEnoughTasks = 40;
@@ -120,9 +120,9 @@ struct TileShape {
   }
 };
 
-// How a wide product is worked on that packs A and B, a weight's gradient: all threads pack A, if
-// there is room for all of k; of B, each task packs the columns that it needs itself. Those it has
-// in its second-level cache, and nobody waits for them.
+// How a wide product is worked on that packs A and B, a weight's gradient: all threads pack A, as
+// much of k at a time as there is room for; of B, each task packs the columns that it needs itself.
+// Those it has in its second-level cache, and nobody waits for them.
 struct Stripes {
   std::int64_t rows, depth;          // of A, packed at a time
   std::int64_t columns = 0, floats;  // of a task, 0 if this way is none; of B, for each worker

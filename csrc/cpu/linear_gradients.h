@@ -13,7 +13,7 @@ namespace flatstep::cpu {
 std::size_t linear_gradients_workspace_bytes(std::int64_t rows, std::int64_t width,
                                              std::int64_t classes, int workers);
 
-// False, and nothing is done, where whole products are the better way.
+// False, and nothing is done, where whole products are the better way, and with accumulate_hidden.
 bool linear_gradients(const LinearGradients& call, void* workspace);
 
 }  // namespace flatstep::cpu

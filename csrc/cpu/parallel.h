@@ -11,8 +11,8 @@ namespace flatstep::cpu {
 using TaskFunction = void (*)(void* context, std::int64_t task, int worker);
 
 // Calls function(context, task, worker) for every task in [0, tasks); worker < worker_count().
-// Serial with one thread, inside another task, and in a forked child (the threads of libgomp do not
-// survive fork). The function must not throw.
+// Serial with one thread, inside another task, and in a child that was forked after threads were
+// used (those of libgomp do not survive fork). The function must not throw.
 FLATSTEP_API void run_tasks(std::int64_t tasks, TaskFunction function, void* context);
 
 // Calls body(context) on this thread with the other threads standing by, so that many run_tasks in

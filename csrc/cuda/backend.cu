@@ -149,8 +149,8 @@ class CudaBackend final : public Backend {
     cuda::gemm(call, workspace, kGemmWorkspaceBytes, stream_);
   }
   // cuBLASLt has its fast 16-bit kernels where what lies side by side is a multiple of 16 bytes
-  // long: the classes beyond the last such multiple go by themselves, and first, so that only they
-  // are rounded twice.
+  // long: where it is none, the classes beyond the last 64 go by themselves, and first, so that
+  // only they are rounded twice.
   void linear_gradients(const LinearGradients& call, void* workspace) const override {
     constexpr std::int64_t kMultiple = 64, kWorthwhile = 4096;
     const std::int64_t classes = call.grad.cols, whole = classes / kMultiple * kMultiple;

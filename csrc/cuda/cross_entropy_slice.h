@@ -14,15 +14,15 @@ __device__ __forceinline__ bool in_pairs(const T* row, int classes) {
   return reinterpret_cast<std::uintptr_t>(row) % (2 * sizeof(T)) == 0 && classes % 2 == 0;
 }
 
-// Groups of pairs are passed over where no thread of a block has any.
+// Groups of pairs are passed over where no thread of the warp has any.
 constexpr int kPairsOfGroup = 4;
 
 // Where the pairs of a thread are: pair k begins at class first + 2 k kStride.
 template <int kStride, int kPairs>
 struct Pairs {
   int first;
-  int own;       // classes from `first` to the end of what the thread's block has
-  int of_block;  // the same from the block's first class
+  int own;      // classes from `first` to the end of what the thread's warp has
+  int of_warp;  // the same from the warp's first class
 
   static __device__ __forceinline__ constexpr int offset(int k) { return 2 * k * kStride; }
   __device__ __forceinline__ bool has(int k) const { return offset(k) < own; }
@@ -35,7 +35,7 @@ __device__ __forceinline__ void for_each_pair(const Pairs<kStride, kPairs>& pair
                                               const Visit& visit) {
 #pragma unroll
   for (int group = 0; group < kPairs; group += kPairsOfGroup) {
-    if (pairs.offset(group) < pairs.of_block) {
+    if (pairs.offset(group) < pairs.of_warp) {
 #pragma unroll
       for (int k = group; k < group + kPairsOfGroup; ++k) visit(k);
     }
@@ -109,7 +109,7 @@ __device__ __forceinline__ float largest_of(const Pairs<kStride, kPairs>& pairs,
   return fmaxf(first, second);
 }
 
-// Puts what marked_exponential() gives in the logits' place and adds it up.
+// Puts what ClassSums::add() returns in the logits' place and adds it up.
 template <bool kSmooth, Largest kLargest, int kStride, int kPairs>
 __device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, const float* weights,
                                               const Pairs<kStride, kPairs>& pairs) {

@@ -176,8 +176,8 @@ class ClassSums {
   __device__ __forceinline__ explicit ClassSums(const SliceUnit& unit)
       : in_(unit), reference_(unit.top == -kInfinite<float> ? 0.0f : unit.top) {}
 
-  // Returns what marked_exponential() does. weight() is that of the class, asked for when
-  // smoothing.
+  // Returns the exponential, or -1 for a masked class when smoothing, as marked_exponential() but
+  // rounded as sums are. weight() is that of the class, asked for when smoothing.
   template <class Weight>
   __device__ __forceinline__ float add(int half, float logit, const Weight& weight) {
     // Finite but for NaN, so that times an exponential of 0 its distance is 0.
@@ -253,7 +253,7 @@ struct GradientFactors {
   bool is_constant;
 };
 
-// From what marked_exponential() gave to the gradient of a class.
+// From the exponential, or the mark of a masked class, to the gradient of a class.
 template <bool kSmooth, class Weight>
 __device__ __forceinline__ float gradient_of_class(float e, const GradientFactors& gradient,
                                                    const Weight& weight) {

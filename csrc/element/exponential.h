@@ -13,7 +13,7 @@ FLATSTEP_ELEMENT F horner(F sum, F r, T constant) {
 }
 
 // 2^-k exp(x), with `bias` = 127 - k, so that x needs no shift that would round it: the exponent of
-// the result carries the shift. 0 below `cutoff` >= (k - 125.5) ln2; x < (k + 88) ln2; NaN stays.
+// the result carries the shift. 0 below `cutoff` >= (k - 125.5) ln2; x < (k + 127) ln2; NaN stays.
 // Range reduction x = n ln2 + r (Cody & Waite), |r| <= ln2 / 2, exact up to |x| = 2^14 but for the
 // last product; the polynomial 1 + r + r^2 q(r), with q a degree-4 Chebyshev fit, off by 1e-8 at
 // most. Error below 1.2 ULP. F is float or Vector<float>.
@@ -42,7 +42,7 @@ FLATSTEP_ELEMENT F scaled_exp(F x, F cutoff, std::uint32_t bias) {
   return keep(at_least(x, cutoff), value);  // also where the lines above overflowed
 }
 
-// ln2 in two parts; the first has 33 bits, so that products with integers below 2^20 are exact.
+// ln2 in two parts; the first has 32 bits, so that products with integers below 2^20 are exact.
 constexpr double kLn2High = 6.93147180369123816490e-01;
 constexpr double kLn2Low = 1.90821492927058770002e-10;
 

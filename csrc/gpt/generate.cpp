@@ -46,7 +46,7 @@ void append(const GptConfig& config, Generation& s, const SampleOptions& options
   });
   for (std::int64_t b = 0; b < s.batch; ++b) {
     if (space.drawn[b] >= 0) continue;
-    throw RuntimeFailure("logits: got NaN or no finite number for row " + std::to_string(b) +
+    throw RuntimeFailure("logits: got NaN or no finite maximum for row " + std::to_string(b) +
                          ", position " + std::to_string(s.length) + ", expected finite parameters");
   }
   for (std::int64_t b = 0; b < s.batch; ++b) s.ids[b * s.capacity + s.length] = space.drawn[b];

@@ -112,7 +112,7 @@ struct Draw {
 void check_options(const SampleOptions& options) {
   require(std::isfinite(options.temperature) && options.temperature >= 0, "temperature",
           options.temperature, "a finite number >= 0");
-  require(options.top_k >= 0, "top_k", options.top_k, "a number >= 1");
+  require(options.top_k >= 0, "top_k", options.top_k, "a number >= 0");
   require(options.top_p >= 0 && options.top_p <= 1, "top_p", options.top_p, "a number in [0, 1]");
 }
 

@@ -12,7 +12,8 @@ void check_options(const SampleOptions& options);
 
 // Draws from softmax(logits / temperature) over the tokens that top_k and top_p leave; the random
 // number is a function of (seed, position). order and weights: scratch for `size` elements.
-// Returns -1 where the logits are no distribution: one is NaN, or none is finite.
+// Returns -1 where the logits are no distribution: one is NaN, or the largest is not
+// finite.
 std::int64_t draw(const float* logits, std::int64_t size, const SampleOptions& options,
                   std::uint64_t seed, std::int64_t position, std::int64_t* order, double* weights);
 

@@ -2,7 +2,7 @@
 //
 // A call that does not wait gives the device a slot of pinned memory for its status. Whoever wants
 // the numbers waits for the stream and reads the slot. A fault that nobody asks about is thrown by
-// the next call that waits for that device anyway.
+// the next call that waits for that stream, or for the whole device, anyway.
 #pragma once
 
 #include <cstdint>

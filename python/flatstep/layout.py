@@ -72,8 +72,8 @@ class Layout:
         return isinstance(name, str) and self._core.contains(name)
 
     def __getitem__(self, name):
-        """The entry of that name: ``.offset``, ``.size``, ``.shape``, ``.weight_decay``,
-        ``.lr_scale``, all in elements. Raises KeyError."""
+        """The entry of that name: ``.name``, ``.offset`` and ``.size`` in elements, ``.shape``,
+        ``.weight_decay``, ``.lr_scale`` and ``.betas``. Raises KeyError."""
         if name not in self:
             raise KeyError(f"name: got {name!r}, expected a tensor of this layout")
         return self._core.at(name)

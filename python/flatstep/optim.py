@@ -110,7 +110,8 @@ class Adam(_Moments):
 class SGD(Optimizer):
     """Stochastic gradient descent with momentum, dampening, Nesterov and L2.
 
-    The other arguments and the errors are those of :class:`AdamW`.
+    ``weight_decay`` is a number, 0 by default. The other arguments and the errors are those of
+    :class:`AdamW`.
     """
 
     _algorithm = _core.Algorithm.sgd

@@ -59,9 +59,9 @@ struct GptKernelTable {
   // Rows [begin, end) of [rows, width].
   void (*layer_norm)(const float* x, const float* weight, const float* bias, std::int64_t width,
                      std::int64_t begin, std::int64_t end, float* out, float* mean, float* rstd);
-  // grad_x = the gradient through the norm, added to what grad_x holds with `add`; branch.out =
+  // grad_x = the gradient through the norm, added to what grad_x holds with `add`; branch =
   // grad_x with dropout, and may be grad_out. The sums over these rows are written to
-  // partial[0, 3 width): gradients of weight and bias, and of what branch.out or else grad_x holds.
+  // partial[0, 3 width): gradients of weight and bias, and of what branch or else grad_x holds.
   void (*layer_norm_backward)(const LayerNormBackward&, std::int64_t begin, std::int64_t end,
                               float* partial);
 

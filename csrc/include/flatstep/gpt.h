@@ -39,7 +39,7 @@ struct GptProfile {
   double head = 0.0;        // the products with the token table, and the loss
   double layer_norm = 0.0;  // both ways
   double embedding = 0.0;   // both ways
-  double sums = 0.0;        // the biases' gradients, and the sums of squares for the norm
+  double sums = 0.0;        // attention's input bias, and the sums of squares for the norm
 };
 
 struct TrainOptions {
@@ -53,7 +53,8 @@ struct TrainOptions {
   // Optimizer::step with the model's layout; or null.
   GradPartials* partials = nullptr;
   // Keeps only each layer's input and computes the rest of its forward pass again in the backward
-  // pass, with the same bits: about a sixteenth of the activations, up to a fifth more time.
+  // pass, with the same bits, in up to a fifth more time: a sixteenth of each layer's activations
+  // and one layer's whole, a quarter in all with 6 layers, a ninth with 24.
   bool recompute = false;
   // Takes the time of each part of the pass; or null, and no clock is looked at.
   GptProfile* profile = nullptr;
@@ -134,7 +135,7 @@ class FLATSTEP_API Gpt {
   // position in it, and costs a pass over block_size tokens.
   // logits: null, or [batch, vocab_size] f32, takes those that the last token was drawn from.
   // Throws OutOfRange for an id outside the vocabulary before anything is written, RuntimeFailure
-  // where logits are NaN or none is finite; the tokens up to there stand in ids.
+  // where a logit is NaN or the largest is not finite; the tokens up to there stand in ids.
   void generate(const float* params, Generation& sequences, std::int64_t n_new,
                 const SampleOptions& options, void* workspace, std::size_t workspace_bytes,
                 float* logits = nullptr) const;

@@ -49,7 +49,7 @@ struct GradPartials {
   FLATSTEP_API double norm() const;
 };
 
-// dtype: f32, f64, bf16 or f16.
+// dtype: f32, bf16, f16, or on the CPU f64.
 FLATSTEP_API GradNorm grad_norm(const std::vector<const void*>& grads,
                                 const std::vector<std::int64_t>& sizes, DType dtype,
                                 Device device = {});
@@ -61,7 +61,7 @@ FLATSTEP_API GradNorm clip_grad_norm(const std::vector<void*>& grads,
                                      double max_norm, Device device = {});
 
 struct AccumulateOptions {
-  DType dtype = DType::f32;      // of the totals: f32 or f64
+  DType dtype = DType::f32;      // of the totals: f32, or on the CPU f64
   DType src_dtype = DType::f32;  // f32, bf16 or f16 into f32; f64 into f64
   double scale = 1.0;            // of what is added
   bool overwrite = false;        // totals = scale * src, whatever they held

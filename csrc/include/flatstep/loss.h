@@ -4,8 +4,9 @@
 // with y = c tanh(x / c) under a softcap c and y = x without, lse = log sum_j exp(y_j),
 // p = exp(y - lse), class weights w, token weight u, label smoothing s and z-loss z:
 //   loss = u ((1 - s) w_t (lse - y_t) + s / |A| sum_{j in A} w_j (lse - y_j) + z lse^2)
-//   d loss / d x_j = u ((W + 2 z lse) p_j - s / |A| w_j [j in A] - (1 - s) w_t [j == t]) dy_j /
-//   dx_j W = (1 - s) w_t + s / |A| sum_{j in A} w_j
+//   W = (1 - s) w_t + s / |A| sum_{j in A} w_j
+//   d loss / d x_j =
+//       u ((W + 2 z lse) p_j - s / |A| w_j [j in A] - (1 - s) w_t [j == t]) dy_j / d x_j
 // A are the classes that are not masked; a class whose logit is -inf is masked, also with softcap.
 // A term whose factor is 0 is 0, whatever it multiplies. Sources: label smoothing, Szegedy et al.
 // 2016 (arXiv:1512.00567, section 7); z-loss, Chowdhery et al. 2022 (arXiv:2204.02311, section 5);
@@ -34,7 +35,7 @@ struct CrossEntropyOptions {
   std::optional<double> softcap;       // > 0
   // Under Reduction::mean, replaces the summed weight w_t u of the valid targets; > 0.
   std::optional<double> divisor;
-  OnEmpty on_empty = OnEmpty::zero;        // the mean over a summed weight of 0: 0 or NaN
+  OnEmpty on_empty = OnEmpty::zero;        // the mean over no weight (divisor: no row): 0 or NaN
   double grad_output = 1.0;                // gradient of the final objective by the loss
   const void* grad_output_rows = nullptr;  // [rows], Reduction::none: by the loss of each row
 };
@@ -85,16 +86,16 @@ FLATSTEP_API std::size_t cross_entropy_workspace_bytes(std::int64_t rows, std::i
                                                        Device device = {});
 
 // logits: [rows, cols], f32, f64, bf16 or f16. targets: [rows], i32 or i64.
-// Arithmetic is f32 for f32, bf16 and f16 logits (sums in f64), f64 for f64; one rounding to the
-// output: a 16-bit gradient is that of the same logits in f32, rounded to nearest even.
-// A row's results have the same bits in any batch and for any number of threads.
-// Error for f32: loss 4 ULP, gradient 8 ULP of (W + 2 z |lse|) max_j p_j times its factor; where
-// lse is the sum of a largest logit and a logarithm that cancel, the size of that logit counts
-// instead. Without fused multiply-add (the x86-64 baseline), half as much again. Throws OutOfRange
-// for a target outside [0, cols) that is not ignore_index, InvalidArgument for anything else that
-// is wrong, both before a byte is written.
-// On a CUDA device every array and the workspace are in its memory, the call runs in the order of
-// the device's stream, f64 is not supported, and a row's bits depend on nothing but the row.
+// Arithmetic is f32 for f32, bf16 and f16 logits (f64 for sums of short sums), f64 for f64; one
+// rounding to the output: a 16-bit gradient is that of the same logits in f32, rounded to nearest
+// even. A row's results have the same bits in any batch and for any number of threads. Error for
+// f32: loss 4 ULP, gradient 8 ULP of (W + 2 z |lse|) max_j p_j times its factor; where lse is the
+// sum of a largest logit and a logarithm that cancel, the size of that logit counts instead.
+// Without fused multiply-add (the x86-64 baseline), half as much again. Throws OutOfRange for a
+// target outside [0, cols) that is not ignore_index, InvalidArgument for anything else that is
+// wrong, both before a byte is written. On a CUDA device every array and the workspace are in its
+// memory, the call runs in the order of the device's stream, f64 is not supported, and a row's bits
+// depend on nothing but the row.
 FLATSTEP_API CrossEntropyResult cross_entropy(const ConstMatrix& logits, const IndexArray& targets,
                                               const CrossEntropyOptions& options,
                                               const CrossEntropyOutputs& outputs, void* workspace,
@@ -115,8 +116,9 @@ struct LinearCrossEntropyOutputs {
 
 // Bytes of workspace for linear_cross_entropy: what all rows at once would need, but no more than
 // max_bytes, and scratch for each thread after the first: a few kilobytes, half a megabyte where
-// classes are many beside width, and 4 * classes bytes more with softcap. Throws InvalidArgument
-// where max_bytes is too little for one row.
+// classes are many beside width; with softcap 4 * classes bytes more for each of the rows that a
+// thread takes together, several where they are short (at most 32 KB). Throws InvalidArgument where
+// max_bytes is too little for one row.
 FLATSTEP_API std::size_t linear_cross_entropy_workspace_bytes(std::int64_t rows, std::int64_t width,
                                                               std::int64_t classes, DType dtype,
                                                               const CrossEntropyOptions& options,

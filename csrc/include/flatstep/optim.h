@@ -41,9 +41,10 @@ enum class StateFormat { full, block8 };
 struct OptimizerOptions {
   Algorithm algorithm = Algorithm::adamw;
   OptimizerMode mode = OptimizerMode::native;
-  // Of the parameters: f32, f64 or bf16. Arithmetic is f64 for f64, else f32. bf16 parameters are
-  // rounded stochastically: small updates move them in the mean. (For bf16 parameters with an f32
-  // master, give the master as the parameters and the bf16 ones as their copy.)
+  // Of the parameters: f32, bf16, or on the CPU f64. Arithmetic is f64 for f64, else f32. bf16
+  // parameters are rounded stochastically: small updates move them in the mean. (For bf16
+  // parameters with an f32 master, give the master as the parameters and the bf16 ones as their
+  // copy.)
   DType dtype = DType::f32;
   StateFormat state = StateFormat::full;
   double beta1 = 0.9;

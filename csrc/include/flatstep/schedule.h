@@ -18,7 +18,7 @@
 //   wsd              b up to S = T - decay, then e + (b - e) * f(r) with L = decay
 //   inverse_sqrt     max(e, b * sqrt(s / (max(k + [decay_first], W') - W' + s)))
 //                    s = timescale, by default W' = max(W, 1)
-//   cosine_restarts  e + (b * shrink^n - e) * (1 + cos(pi * r)) / 2 in the n-th cycle, from 0; it
+//   cosine_restarts  e + (max(b * shrink^n, e) - e) * (1 + cos(pi * r)) / 2 in cycle n, from 0; it
 //                    starts at S and is L = period * period_mult^n steps long
 //   one_cycle        from i at step 0 up to b at P, with three phases down to i again at Q, down to
 //                    e at T - 1; between them start + (end - start) * (1 - f(r)).
@@ -112,7 +112,7 @@ struct FLATSTEP_API Schedule {
   Convention convention;
 
   std::optional<double> init_lr;                 // open: 0; one_cycle: base_lr / 25
-  DecayShape warmup_shape = DecayShape::linear;  // warmup_constant, wsd; not geometric
+  DecayShape warmup_shape = DecayShape::linear;  // not geometric
   double power = 1.0;                            // polynomial, warmup_cosine
   double waves = 0.5;                            // warmup_cosine: whole waves from W to T
   std::optional<std::int64_t> timescale;         // inverse_sqrt

@@ -151,7 +151,10 @@ class TrainConfig:
         0, "validations without a new best that end the run, 0 none do", least=0, free=True
     )
     sample_every: int = _watch(
-        0, "steps between samples of text (samples.txt), 0 only at the end", least=0, free=True
+        0,
+        "steps between samples of text (samples.txt), 0 one on the screen at the end",
+        least=0,
+        free=True,
     )
     log: str = _watch(
         "none",
