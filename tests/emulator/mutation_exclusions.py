@@ -28,7 +28,7 @@ EXCLUSIONS = [
     ),
     (
         "cross_entropy_slice.h",
-        "pairs.offset(group) < pairs.of_block",
+        "pairs.offset(group) < pairs.of_warp",
         "",
         "only saves time: a group that nobody has is loaded as -inf and not stored; it adds 0 to "
         "all sums but the number of largest logits of a row without any, which nobody looks at",
