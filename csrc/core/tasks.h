@@ -69,8 +69,8 @@ struct CrossEntropyBlock {
   std::int64_t exponent;
   double total, rest;      // sums of e over all classes, and over those below the maximum
   double weighted;         // sum of e (y - maximum)
-  double logits, allowed;  // when smoothing, sums of w (y - maximum) and of w, but masked classes
-  std::int64_t unmasked;   // when smoothing, number of classes not masked
+  double logits, allowed;  // when smoothing, sums of w (y - maximum) and w, masked left out
+  std::int64_t unmasked;   // when smoothing, classes not masked
   std::int64_t ties;       // classes before the target with the target's logit, if that is maximal
 };
 

@@ -14,8 +14,8 @@ struct RowSums {
   F maximum, shift, exponent;  // of that block
   F tops, rest;                // sums of e over the maxima, and over the classes below them
   F weighted;                  // sum of e (y - maximum)
-  F logits, allowed;  // when smoothing, sums of w (y - maximum) and of w, but masked classes
-  F unmasked;         // when smoothing, number of classes not masked
+  F logits, allowed;           // when smoothing, sums of w (y - maximum) and w, masked left out
+  F unmasked;                  // when smoothing, classes not masked
 };
 
 // Before the blocks are added: `top` is the first of those with the largest maximum.
