@@ -124,8 +124,9 @@ class CudaBackend final : public Backend {
     } else if (rows.classes <= kShortRow) {
       launch_short_rows(rows, totals, memory.records, stream_);
     } else {
-      const RowShape shape = row_shape(rows.classes, largest_cluster(device_.index),
-                                       classes_of_block(shared_bytes_of_block(device_.index)));
+      const RowShape shape =
+          row_shape(rows.classes, static_cast<std::size_t>(size_of(rows.dtype)),
+                    largest_cluster(device_.index), shared_bytes_of_block(device_.index));
       launch_rows(rows, totals, memory.records, shape, stream_);
     }
     launch_row_ends(rows, memory.records, memory.parts, totals, stream_);

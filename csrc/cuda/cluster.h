@@ -21,6 +21,15 @@ T cluster_read(const T& mine, int rank,
   return *static_cast<const T*>(emulator::cluster_address(&mine, sizeof(T), rank, site));
 }
 
+inline unsigned cluster_index() { return blockIdx.x / static_cast<unsigned>(cluster_size()); }
+inline unsigned cluster_count() { return gridDim.x / static_cast<unsigned>(cluster_size()); }
+
+// The emulated barrier has no halves: all of it is the second.
+inline void cluster_arrive() {}
+inline void cluster_wait(emulator::Site site = {__builtin_FILE(), __builtin_LINE()}) {
+  if (emulator::cluster_size() > 1) emulator::cluster_barrier(site);
+}
+
 #else
 
 // The place of this block in its cluster, from 0.
@@ -45,6 +54,26 @@ __device__ __forceinline__ int cluster_size() {
 #  endif
 }
 
+// The place of this cluster in the grid, and how many there are.
+__device__ __forceinline__ unsigned cluster_index() {
+#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  unsigned index;
+  asm("mov.u32 %0, %%clusterid.x;" : "=r"(index));
+  return index;
+#  else
+  return blockIdx.x;
+#  endif
+}
+__device__ __forceinline__ unsigned cluster_count() {
+#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  unsigned count;
+  asm("mov.u32 %0, %%nclusterid.x;" : "=r"(count));
+  return count;
+#  else
+  return gridDim.x;
+#  endif
+}
+
 // A barrier of all threads of the cluster; what they wrote before to shared memory can be read
 // after it. Also the last thing before a block ends whose memory others have read.
 __device__ __forceinline__ void cluster_sync() {
@@ -58,6 +87,20 @@ __device__ __forceinline__ void cluster_sync() {
   }
 #  endif
   __syncthreads();
+}
+
+// The two halves of a barrier of the cluster; for what comes between them nobody waits. What was
+// read of other blocks, and used, before the first is read before any of them passes the second. It
+// says nothing of what was written.
+__device__ __forceinline__ void cluster_arrive() {
+#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if (cluster_size() > 1) asm volatile("barrier.cluster.arrive.relaxed;" ::: "memory");
+#  endif
+}
+__device__ __forceinline__ void cluster_wait() {
+#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  if (cluster_size() > 1) asm volatile("barrier.cluster.wait.acquire;" ::: "memory");
+#  endif
 }
 
 // The variable that lies where `mine` does, in shared memory of the cluster's block `rank`.

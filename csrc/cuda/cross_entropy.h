@@ -19,30 +19,28 @@ struct RowRecord {
   std::int32_t correct;  // whether the target is the first of the largest
 };
 
-// How the threads of the device share a row: the blocks of a cluster hold one stretch of it, and
-// come back for the rest of a row that is longer than that.
+// How the threads of the device share a row. It is cut into parts, of which a block holds some at a
+// time and a cluster of blocks more; they come back for the rest of a row that is longer than that.
 struct RowShape {
   int cluster;  // blocks a row
-  int threads;  // of a block
-  int tiles;    // a block's at a time; a tile is two classes a thread
+  int parts;    // of a block, at a time
+  int warps;    // of a part
+  int tiles;    // of a warp, kTile classes each
+
+  int threads() const { return 32 * warps * parts; }
+  std::int64_t classes_of_block() const { return std::int64_t{kTile} * tiles * warps * parts; }
+
+  static constexpr int kTile = 64;  // two classes a lane
 };
-// Of any type, with so many bytes of shared memory.
-inline std::int64_t classes_of_block(std::int64_t shared_bytes) { return shared_bytes / 4 - 512; }
-// `most_classes` is what a block can hold. Two blocks of 25600 classes in f32 fit a multiprocessor
-// with 228 KB (sm_90, sm_100), and 64 to 128 classes a thread outweigh what it has to do besides.
-// The type must not matter: a 16-bit gradient is that of f32, rounded.
-inline RowShape row_shape(std::int64_t classes, int largest_cluster, std::int64_t most_classes) {
-  const std::int64_t most = most_classes < 25600 ? most_classes : 25600;
-  RowShape shape{1, 0, 0};
-  while (shape.cluster < largest_cluster && classes > most * shape.cluster) shape.cluster *= 2;
-  const std::int64_t each = (classes + shape.cluster - 1) / shape.cluster;
-  shape.threads = each <= 2048 ? 32 : 64;
-  while (shape.threads < 256 && each > 128 * shape.threads) shape.threads *= 2;
-  const std::int64_t tile = std::int64_t{2} * shape.threads;
-  const std::int64_t needed = (each + tile - 1) / tile, possible = most / tile;
-  shape.tiles = static_cast<int>(needed < possible ? needed : possible);
-  return shape;
-}
+// A part has at most so many classes, 64 to 128 for each of its threads, which outweigh what these
+// have to do besides.
+constexpr std::int64_t kPartClasses = 16384;
+// Parts and threads of a block, and parts that a cluster holds at a time, a lane of a warp each.
+constexpr int kMostParts = 4, kMostThreads = 512, kClusterParts = 32;
+// `shared_bytes` is what a block can have. The cut into parts follows from the number of classes
+// alone, and so do the bits of a row's sums; which block has a part depends on the type's size.
+RowShape row_shape(std::int64_t classes, std::size_t element_bytes, int largest_cluster,
+                   std::int64_t shared_bytes);
 
 // Gradients, but for those of the targets, and records. In order: the rows' kernel for long rows,
 // for short ones (at most kShortRow classes, a warp takes several), and for any under softcap.

@@ -31,6 +31,16 @@ __device__ __forceinline__ void for_each_class(std::int64_t classes, const Visit
   for (std::int64_t j = threadIdx.x; j < classes; j += blockDim.x) visit(j);
 }
 
+// The sums over the block, for the threads of its first warp.
+__device__ __forceinline__ PartSums block_sums(const PartSums& part, RowMemory& memory) {
+  const PartSums of_warp = sum_over_warp<Sums::all>(part);
+  if (lane() == 0) memory.warp_sums[warp()] = of_warp;
+  __syncthreads();
+  if (warp() != 0) return {};
+  constexpr int kWarps = kThreads / kWarp;
+  return sum_over_warp<Sums::all>(lane() < kWarps ? memory.warp_sums[lane()] : PartSums{});
+}
+
 __device__ __forceinline__ RowRecord sum_row(const CrossEntropyRows& rows, const void* logits,
                                              float maximum, double top, RowMemory& memory) {
   const auto* weights = static_cast<const float*>(rows.class_weight);
@@ -50,7 +60,7 @@ __device__ __forceinline__ RowRecord sum_row(const CrossEntropyRows& rows, const
     part.allowed += weight;
     ++part.unmasked;
   });
-  const PartSums sums = cluster_sum<true>(part, memory);
+  const PartSums sums = block_sums(part, memory);
   RowRecord record{};
   record.tops = maximum == -kInfinite<float> ? 0.0 : sums.tops;
   record.rest = sums.rest;
@@ -97,12 +107,12 @@ __global__ void __launch_bounds__(kThreads)
     for_each_class(rows.classes, [&](std::int64_t j) {
       maximum = fmaxf(maximum, load_element(logits, rows.dtype, j));
     });
-    maximum = cluster_maximum(maximum, memory);
+    maximum = block_max(maximum, memory.warp_maximum);
     double slope;
     const double top = cap(static_cast<double>(maximum), rows.softcap, slope);
     const RowRecord record = sum_row(rows, logits, maximum, top, memory);
     if (threadIdx.x == 0) {
-      memory.scale = scale_of(rows, memory.factor, memory.row, record, 1.0,
+      memory.scale = scale_of(rows, memory.target, record, 1.0,
                               row_sums(record, capped_unit_of(record, rows.softcap), rows));
     }
     __syncthreads();

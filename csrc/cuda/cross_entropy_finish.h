@@ -110,10 +110,10 @@ __device__ __forceinline__ RowTarget<double> target_in(const CrossEntropyRows& r
 
 // By one thread, for which the others wait: what takes long is left to the kernel that ends the
 // rows, a thread each. `top` is the exponential of the largest logit.
-__device__ __forceinline__ RowScale scale_of(const CrossEntropyRows& rows, double factor,
-                                             const Row& row, const RowRecord& record, double top,
+__device__ __forceinline__ RowScale scale_of(const CrossEntropyRows& rows,
+                                             const RowTarget<double>& target,
+                                             const RowRecord& record, double top,
                                              const RowSums<double>& sums) {
-  const RowTarget<double> target = target_in(rows, factor, row);
   const RowOptions options{rows.label_smoothing, rows.z_loss, rows.softcap};
   const double lse =
       rows.z_loss > 0 ? lse_of(sums.maximum, sums.shift, sums.exponent, sums.tops, sums.rest) : 0.0;
@@ -121,7 +121,7 @@ __device__ __forceinline__ RowScale scale_of(const CrossEntropyRows& rows, doubl
   const double total = record.largest == -kInfinite<float> ? kInfinite<double> - kInfinite<double>
                                                            : sums.rest + sums.tops;
   const RowFactors<double> factors = factors_of_row(sums, total, target, lse, options);
-  const bool largest = row.target_logit == record.largest;
+  const bool largest = target.logit == static_cast<double>(record.largest);
   RowScale scale;
   scale.factor = factors.factor;
   scale.spread = factors.spread;
@@ -133,9 +133,10 @@ __device__ __forceinline__ RowScale scale_of(const CrossEntropyRows& rows, doubl
       is_correct(target.logit, static_cast<double>(record.largest), 0.0, sums.rest) ? 1 : 0;
   return scale;
 }
-__device__ __forceinline__ RowScale scale_of(const CrossEntropyRows& rows, double factor,
-                                             const Row& row, const RowRecord& record) {
-  return scale_of(rows, factor, row, record, static_cast<double>(top_of(record.largest)),
+__device__ __forceinline__ RowScale scale_of(const CrossEntropyRows& rows,
+                                             const RowTarget<double>& target,
+                                             const RowRecord& record) {
+  return scale_of(rows, target, record, static_cast<double>(top_of(record.largest)),
                   row_sums(record, unit_of(record), rows));
 }
 

@@ -53,7 +53,7 @@ __device__ __forceinline__ void clear_rows(const CrossEntropyRows& rows, std::in
   }
 }
 
-template <bool kSmooth, int kRows, int kPairs>
+template <Sums kSums, int kRows, int kPairs>
 __global__ void __launch_bounds__(kWarps* kWarp)
     short_rows_kernel(const __grid_constant__ CrossEntropyRows rows, const LossTotals* totals,
                       RowRecord* records) {
@@ -81,11 +81,13 @@ __global__ void __launch_bounds__(kWarps* kWarp)
     const float maximum = warp_max(own_largest);
     const SliceUnit unit(maximum);
     const PartSums sums =
-        sum_over_warp<kSmooth>(sum_slice<kSmooth>(x[r], unit, own_largest, weights, pairs));
+        sum_over_warp<kSums>(sum_slice<kSums>(x[r], unit, own_largest, weights, pairs));
     if (lane() == r) record = record_of(sums, maximum);
   }
   RowScale scale{};
-  if (own.own.target >= 0) scale = scale_of(rows, totals->factor, own.own, record);
+  if (own.own.target >= 0) {
+    scale = scale_of(rows, target_in(rows, totals->factor, own.own), record);
+  }
   for (int r = 0; r < kRows; ++r) {
     const bool several = __shfl_sync(kAllLanes, scale.several, r) != 0;
     if (!several) continue;
@@ -105,7 +107,7 @@ __global__ void __launch_bounds__(kWarps* kWarp)
                                   __shfl_sync(kAllLanes, own_factors.spread, r),
                                   __shfl_sync(kAllLanes, own_factors.constant, r),
                                   __shfl_sync(kAllLanes, own_factors.is_constant ? 1 : 0, r) != 0};
-    gradient_slice<kSmooth>(x[r], factors, weights, pairs);
+    gradient_slice<kSums == Sums::all>(x[r], factors, weights, pairs);
     void* gradient = gradient_of(rows, first + r);
     store_slice(gradient, rows.grad_dtype, classes, pairs, x[r]);
   }
@@ -118,9 +120,10 @@ void launch_kernel_of(const CrossEntropyRows& rows, const LossTotals* totals, Ro
   static_assert(kRows <= kWarp);
   const std::int64_t each = std::int64_t{kRows} * kWarps;
   const auto grid = static_cast<unsigned>((rows.rows + each - 1) / each);
-  const auto kernel = rows.label_smoothing > 0 ? short_rows_kernel<true, kRows, kPairs>
-                                               : short_rows_kernel<false, kRows, kPairs>;
-  launch(kernel, {grid, kWarps * kWarp}, stream, rows, totals, records);
+  with_sums(rows, [&](auto sums) {
+    launch(short_rows_kernel<sums.value, kRows, kPairs>, {grid, kWarps * kWarp}, stream, rows,
+           totals, records);
+  });
 }
 
 }  // namespace

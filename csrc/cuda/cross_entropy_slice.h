@@ -110,11 +110,11 @@ __device__ __forceinline__ float largest_of(const Pairs<kStride, kPairs>& pairs,
 }
 
 // Puts what ClassSums::add() returns in the logits' place and adds it up.
-template <bool kSmooth, Largest kLargest, int kStride, int kPairs>
+template <Sums kSums, Largest kLargest, int kStride, int kPairs>
 __device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, const float* weights,
                                               const Pairs<kStride, kPairs>& pairs) {
   const float* own_weights = weights == nullptr ? nullptr : weights + pairs.first;
-  ClassSums<kSmooth, kLargest> sums(in);
+  ClassSums<kSums, kLargest> sums(in);
   for_each_pair(pairs, [&](int k) {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
@@ -128,7 +128,7 @@ __device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, con
 }
 
 // `own` is the largest of this thread's logits.
-template <bool kSmooth, int kStride, int kPairs>
+template <Sums kSums, int kStride, int kPairs>
 __device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, float own,
                                               const float* weights,
                                               const Pairs<kStride, kPairs>& pairs) {
@@ -138,9 +138,9 @@ __device__ __forceinline__ PartSums sum_slice(float* x, const SliceUnit& in, flo
     own -= in.shift;
   }
   if (__any_sync(kAllLanes, !(own < in.top))) {
-    return sum_slice<kSmooth, Largest::here>(x, in, weights, pairs);
+    return sum_slice<kSums, Largest::here>(x, in, weights, pairs);
   }
-  return sum_slice<kSmooth, Largest::elsewhere>(x, in, weights, pairs);
+  return sum_slice<kSums, Largest::elsewhere>(x, in, weights, pairs);
 }
 
 // From exponentials to the gradient, where they are.

@@ -89,6 +89,12 @@ __device__ __forceinline__ float at_least_or_nan(float x, float limit) {
 
 constexpr float kLog2High = 1.442695040f, kLog2Low = 1.925963033e-8f;  // of e
 
+// The exponential of a logit as the exact product of two numbers, of which the second is a power of
+// two or 0.
+struct Power {
+  float fraction, scale;
+};
+
 // The unit of some logits (see Unit) and their largest: too large ones are shifted first.
 struct SliceUnit {
   float shift, top;
@@ -105,11 +111,15 @@ struct SliceUnit {
 
   // x / ln2 = n + t with |t| <= 1/2, the product exact to twice the precision, then 2^t by the
   // device and 2^(n - k) by its bits, which are those of 0 at the lowest logit. Error 1.7 ULP.
-  __device__ __forceinline__ float exponential(float x) const {
+  __device__ __forceinline__ Power power(float x) const {
     const float shifted = fmaf(x, kLog2High, magic);
     const float n = shifted - magic;
     const float t = fmaf(x, kLog2Low, fmaf(x, kLog2High, -n));
-    return exp2_approx(t) * float_of(bits_of(shifted) << 23);
+    return {exp2_approx(t), float_of(bits_of(shifted) << 23)};
+  }
+  __device__ __forceinline__ float exponential(float x) const {
+    const Power e = power(x);
+    return e.fraction * e.scale;
   }
 
   // The same for a gradient, whose error counts beside the row's largest: x / ln2 - k is rounded
@@ -125,8 +135,23 @@ __device__ __forceinline__ float top_of(float maximum) {
   return in.exponential(at_least_or_nan(in.top, in.lowest));
 }
 
-// Sums over the classes that a thread, a warp, a block or a cluster has; the last three only when
-// smoothing. See RowRecord.
+// Which sums are taken: of exponentials; for the entropy; all, for label smoothing too.
+enum class Sums { exponentials, entropy, all };
+
+// Calls body with those that a call needs, as a constant.
+template <class Body>
+void with_sums(const CrossEntropyRows& rows, const Body& body) {
+  if (rows.label_smoothing > 0) {
+    body(std::integral_constant<Sums, Sums::all>());
+  } else if (rows.entropy != nullptr) {
+    body(std::integral_constant<Sums, Sums::entropy>());
+  } else {
+    body(std::integral_constant<Sums, Sums::exponentials>());
+  }
+}
+
+// Sums over the classes that a thread, a warp or a part has, `weighted` for the entropy, the last
+// three when smoothing. See RowRecord.
 struct PartSums {
   double rest, weighted;
   std::int32_t tops;      // largest logits
@@ -143,13 +168,13 @@ __device__ __forceinline__ void add(const PartSums& part, PartSums& sums) {
   sums.allowed += part.allowed;
 }
 
-template <bool kSmooth>
+template <Sums kSums>
 __device__ __forceinline__ PartSums sum_over_warp(const PartSums& part) {
   PartSums sums{};
   sums.rest = warp_sum(part.rest);
-  sums.weighted = warp_sum(part.weighted);
   sums.tops = warp_sum(part.tops);
-  if (kSmooth) {
+  if (kSums != Sums::exponentials) sums.weighted = warp_sum(part.weighted);
+  if (kSums == Sums::all) {
     sums.logits = warp_sum(part.logits);
     sums.allowed = warp_sum(part.allowed);
     sums.unmasked = warp_sum(part.unmasked);
@@ -157,7 +182,7 @@ __device__ __forceinline__ PartSums sum_over_warp(const PartSums& part) {
   return sums;
 }
 
-// Whether a thread's warp has the largest logit of the row, or one of them: others take a shorter
+// Whether a thread's warp has the largest logit of the part, or one of them: others take a shorter
 // loop.
 enum class Largest { here, elsewhere };
 
@@ -170,7 +195,7 @@ __device__ __forceinline__ float marked_exponential(const SliceUnit& in, float l
 }
 
 // Adds up classes, in two halves.
-template <bool kSmooth, Largest kLargest>
+template <Sums kSums, Largest kLargest>
 class ClassSums {
  public:
   __device__ __forceinline__ explicit ClassSums(const SliceUnit& unit)
@@ -182,16 +207,16 @@ class ClassSums {
   __device__ __forceinline__ float add(int half, float logit, const Weight& weight) {
     // Finite but for NaN, so that times an exponential of 0 its distance is 0.
     const float clamped = at_least_or_nan(logit, in_.lowest);
-    const float e = in_.exponential(clamped);
-    if (kLargest == Largest::here) {
-      const bool top = logit >= in_.top;
-      if (!top) rest_[half] += e;  // beside the largest the small terms would lose their digits
-      tops_ += top ? 1 : 0;
-    } else {
-      rest_[half] += e;
+    const Power power = in_.power(clamped);
+    const bool top = kLargest == Largest::here && logit >= in_.top;
+    // Beside the largest the small terms would lose their digits.
+    if (!top) rest_[half] = fmaf(power.fraction, power.scale, rest_[half]);
+    if (kLargest == Largest::here) tops_ += top ? 1 : 0;
+    const float e = power.fraction * power.scale;
+    if (kSums != Sums::exponentials) {
+      weighted_[half] = fmaf(e, clamped - reference_, weighted_[half]);
     }
-    weighted_[half] = fmaf(e, clamped - reference_, weighted_[half]);
-    if (!kSmooth) return e;
+    if (kSums != Sums::all) return e;
     const bool masked = logit == -kInfinite<float>;
     const float own = masked ? 0.0f : weight();
     logits_[half] = fmaf(own, masked ? 0.0f : logit - reference_, logits_[half]);

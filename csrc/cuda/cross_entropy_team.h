@@ -7,39 +7,24 @@
 namespace flatstep::cuda {
 namespace {
 
-// Of a block, at most.
-constexpr int kMostThreads = 256;
-
 struct alignas(16) RowMemory {
   float warp_maximum[kMostThreads / kWarp];
-  float block_maximum;
-  std::int32_t ties;
+  float part_maximum[kMostParts];
   PartSums warp_sums[kMostThreads / kWarp];
-  PartSums block_sums;
   Row row;
-  double factor;              // of the reduction
+  RowTarget<double> target;
   RowRecord record, stretch;  // the first thread's: of the stretches so far, and of one more
   RowScale scale;
+  std::int32_t ties;
 };
 
-// The largest of all threads of the cluster.
-__device__ __forceinline__ float cluster_maximum(float value, RowMemory& memory) {
-  value = block_max(value, memory.warp_maximum);
-  if (cluster_size() == 1) return value;
-  if (threadIdx.x == 0) memory.block_maximum = value;
-  cluster_sync();
-  const int rank = lane();
-  return warp_max(rank < cluster_size() ? cluster_read(memory.block_maximum, rank)
-                                        : -kInfinite<float>);
-}
-
-template <bool kSmooth>
+template <Sums kSums>
 __device__ __forceinline__ PartSums read_sums(const PartSums& mine, int rank) {
   PartSums sums{};
   sums.rest = cluster_read(mine.rest, rank);
-  sums.weighted = cluster_read(mine.weighted, rank);
   sums.tops = cluster_read(mine.tops, rank);
-  if (kSmooth) {
+  if (kSums != Sums::exponentials) sums.weighted = cluster_read(mine.weighted, rank);
+  if (kSums == Sums::all) {
     sums.unmasked = cluster_read(mine.unmasked, rank);
     sums.logits = cluster_read(mine.logits, rank);
     sums.allowed = cluster_read(mine.allowed, rank);
@@ -47,26 +32,42 @@ __device__ __forceinline__ PartSums read_sums(const PartSums& mine, int rank) {
   return sums;
 }
 
-// The sums over the cluster, for the first thread of each block.
-template <bool kSmooth>
-__device__ __forceinline__ PartSums cluster_sum(const PartSums& part, RowMemory& memory) {
-  const PartSums of_warp = sum_over_warp<kSmooth>(part);
-  if (lane() == 0) memory.warp_sums[warp()] = of_warp;
-  __syncthreads();
+// The records of parts, a lane each, as one, for every lane.
+template <Sums kSums>
+__device__ __forceinline__ RowRecord merge_lanes(const RowRecord& part) {
+  RowRecord whole{};
+  whole.largest = warp_max(part.largest);
+  RowSums<double> sums = empty_row(block_of(whole));
+  add_block(block_of(part), sums);
+  whole.tops = warp_sum(sums.tops);
+  whole.rest = warp_sum(sums.rest);
+  if (kSums != Sums::exponentials) whole.weighted = warp_sum(sums.weighted);
+  if (kSums == Sums::all) {
+    whole.logits = warp_sum(sums.logits);
+    whole.allowed = warp_sum(sums.allowed);
+    whole.unmasked = warp_sum(part.unmasked);
+  }
+  return whole;
+}
+
+// What the cluster has summed up, in parts of some warps each; for the lanes of a block's first
+// warp.
+template <Sums kSums>
+__device__ __forceinline__ RowRecord record_of_stretch(const RowMemory& memory, int log_parts,
+                                                       int log_warps) {
+  const int rank = lane() >> log_parts, part = lane() - (rank << log_parts);
+  const int all = cluster_size() << log_parts;
+  float largest = -kInfinite<float>;
   PartSums sums{};
-  if (warp() == 0) {
-    const int warps = static_cast<int>(blockDim.x) / kWarp;
-    sums = sum_over_warp<kSmooth>(lane() < warps ? memory.warp_sums[lane()] : PartSums{});
+  if (lane() < all) {
+    largest = cluster_read(memory.part_maximum[part], rank);
+    for (int i = 0; i < 1 << log_warps; ++i) {
+      add(read_sums<kSums>(memory.warp_sums[(part << log_warps) + i], rank), sums);
+    }
   }
-  if (cluster_size() == 1) return sums;
-  if (threadIdx.x == 0) memory.block_sums = sums;
-  cluster_sync();
-  if (threadIdx.x != 0) return sums;
-  sums = {};
-  for (int rank = 0; rank < cluster_size(); ++rank) {
-    add(read_sums<kSmooth>(memory.block_sums, rank), sums);
-  }
-  return sums;
+  const RowRecord record = record_of(sums, largest);
+  if (all == 1) return record;
+  return merge_lanes<kSums>(record);
 }
 
 // Whether none of the row's classes before the target has the target's logit. A rare question: the
@@ -121,14 +122,13 @@ __device__ __forceinline__ bool target_is_first(const CrossEntropyRows& rows, Ro
   return memory.scale.correct != 0;
 }
 
-// Where the row's own block starts: what the first thread needs later, when others have the
-// registers.
+// What the first thread needs later, while the row is on its way.
 __device__ __forceinline__ void begin_row(const CrossEntropyRows& rows, const LossTotals& totals,
                                           std::int64_t index, std::int64_t target,
                                           RowMemory& memory) {
   if (threadIdx.x != 0) return;
   memory.row = {index, target, load_element(logits_of(rows, index), rows.dtype, target)};
-  memory.factor = totals.factor;
+  memory.target = target_in(rows, totals.factor, memory.row);
 }
 
 }  // namespace

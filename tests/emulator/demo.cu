@@ -88,13 +88,14 @@ __global__ void __launch_bounds__(kThreads)
   cluster_sync();
   sum = 0;
   for (int other = 0; other < size; ++other) sum += cluster_read(shared.sum, other);
-  cluster_sync();
 
   const float scale = static_cast<float>(1 / sum);
   for (int column = first; column < columns; column += step) {
     const std::int64_t i = row * columns + column;
     store_streaming(y + i, exp2_approx((x[i] - maximum) * kLog2E) * scale);
   }
+  cluster_arrive();  // by now the others' sums are read
+  cluster_wait();
 }
 
 template <class T>

@@ -32,11 +32,11 @@ struct Case {
   double scale = 3, offset = 0;
   double label_smoothing = 0, z_loss = 0, softcap = 0;
   bool class_weight = false, token_weight = false, upstream = false;
-  double masked = 0;                 // share of the classes
-  bool ties = false;                 // few different logits, and targets among the largest
-  DType grad_dtype = DType::f32;     // of f32 logits out of place
-  cuda::RowShape shape = {0, 0, 0};  // instead of what the size asks for
-  bool row_results = true;           // loss, log-sum-exp and entropy of each row
+  double masked = 0;                    // share of the classes
+  bool ties = false;                    // few different logits, and targets among the largest
+  DType grad_dtype = DType::f32;        // of f32 logits out of place
+  cuda::RowShape shape = {0, 0, 0, 0};  // instead of what the size asks for
+  bool row_results = true;              // loss, log-sum-exp and entropy of each row
   bool gradient = true;
   bool fault = false;
   bool zero_at_fault = false;
@@ -223,7 +223,7 @@ inline Output run(const Case& c, const Input& in) {
   return out;
 }
 
-inline Case case_of(std::int64_t rows, std::int64_t classes, cuda::RowShape shape = {0, 0, 0}) {
+inline Case case_of(std::int64_t rows, std::int64_t classes, cuda::RowShape shape = {0, 0, 0, 0}) {
   Case c{};
   c.rows = rows;
   c.classes = classes;
@@ -235,19 +235,19 @@ inline Case case_of(std::int64_t rows, std::int64_t classes, cuda::RowShape shap
 inline void with_shapes(Case c, const std::function<void(const Case&)>& visit) {
   c.rows = 9;
   c.classes = 200;
-  c.shape = {0, 0, 0};
+  c.shape = {0, 0, 0, 0};
   visit(c);
   c.classes = 777;
   visit(c);
   c.rows = 3;
   c.classes = 2051;
-  c.shape = {1, 64, 32};
+  c.shape = {1, 1, 2, 32};
   visit(c);
-  c.shape = {2, 256, 32};
+  c.shape = {2, 2, 4, 8};
   visit(c);
   c.rows = 2;
   c.classes = 9001;
-  c.shape = {2, 64, 32};
+  c.shape = {2, 1, 2, 32};
   visit(c);
 }
 

@@ -29,7 +29,7 @@ OPTIMIZER = (
 )
 FILES = ("device.h", *CROSS_ENTROPY, *OPTIMIZER)
 
-BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp|cluster_sync)\(\);")
+BARRIER = re.compile(r"\b(?:__syncthreads|__syncwarp|cluster_sync|cluster_wait)\(\);")
 MASK = re.compile(r"\bkAllLanes\b")
 COMPARISON = re.compile(r" (<|<=|>|>=) ")
 POINTER = re.compile(r"[\w.>\[\]-]+ (==|!=) nullptr")

@@ -83,10 +83,10 @@ std::string text_of(const Case& c) {
   char text[200];
   std::snprintf(
       text, sizeof text,
-      "%lld x %lld, type %d to %d, shape %d/%d, smoothing %g, z %g, cap %g, scale %g + %g",
+      "%lld x %lld, type %d to %d, shape %d/%d/%d/%d, smoothing %g, z %g, cap %g, scale %g + %g",
       static_cast<long long>(c.rows), static_cast<long long>(c.classes), static_cast<int>(c.dtype),
-      static_cast<int>(c.grad_dtype), c.shape.cluster, c.shape.threads, c.label_smoothing, c.z_loss,
-      c.softcap, c.scale, c.offset);
+      static_cast<int>(c.grad_dtype), c.shape.cluster, c.shape.parts, c.shape.warps, c.shape.tiles,
+      c.label_smoothing, c.z_loss, c.softcap, c.scale, c.offset);
   return text;
 }
 
@@ -111,17 +111,20 @@ void test_sizes(int orders) {
     test(case_of(37, classes), orders);
   }
   for (const std::int64_t classes : {1, 511, 1025, 4095, 4096}) {
-    test(case_of(3, classes, {1, 64, 32}), orders);
+    test(case_of(3, classes, {1, 1, 2, 32}), orders);
   }
   for (const std::int64_t classes : {5000, 16383, 16384})
-    test(case_of(2, classes, {1, 256, 32}), orders);
-  for (const int cluster : {2, 4, 8}) test(case_of(2, 33000, {cluster, 256, 32}), orders);
-  test(case_of(3, 5000, {4, 64, 32}), orders);
+    test(case_of(2, classes, {1, 1, 8, 32}), orders);
+  for (const int cluster : {2, 4, 8}) test(case_of(2, 33000, {cluster, 1, 8, 32}), orders);
+  test(case_of(2, 33000, {1, 2, 4, 65}), orders);
+  test(case_of(2, 33000, {2, 4, 2, 33}), orders);
+  test(case_of(2, 33000, {8, 4, 1, 17}), orders);  // as many as a warp has lanes
+  test(case_of(3, 5000, {4, 1, 2, 32}), orders);
   Case counted = case_of(37, 70);
   counted.count_targets = counted.class_weight = counted.token_weight = true;
   test(counted, orders);
-  test(case_of(3, 4097, {1, 64, 32}), orders);   // two stretches, the second of one class
-  test(case_of(2, 20001, {2, 64, 32}), orders);  // three, of a cluster
+  test(case_of(3, 4097, {1, 1, 2, 32}), orders);   // two stretches, the second of one class
+  test(case_of(2, 20001, {2, 2, 1, 32}), orders);  // three, of a cluster
 }
 void test_options(int orders) {
   for (const DType dtype : {DType::f32, DType::bf16, DType::f16}) {
@@ -273,6 +276,35 @@ void test_rows_alone() {
     }
   });
 }
+
+// The cut of a row holds all of it, fits the device, and does not depend on the type.
+void test_shapes() {
+  for (std::int64_t classes = 1025; classes < 40000000; classes += classes / 7) {
+    for (const int largest_cluster : {1, 8, 16}) {
+      for (const std::int64_t kilobytes : {48, 64, 99, 163, 227}) {
+        const std::int64_t bytes = kilobytes << 10;
+        const auto shape_of = [&](std::size_t element) {
+          return cuda::row_shape(classes, element, largest_cluster, bytes);
+        };
+        const cuda::RowShape wide = shape_of(4), narrow = shape_of(2);
+        CHECK(wide.warps == narrow.warps && wide.tiles == narrow.tiles);
+        for (const std::int64_t element : {2, 4}) {
+          const cuda::RowShape& shape = element == 2 ? narrow : wide;
+          CHECK(shape.classes_of_block() * element + 512 <= bytes);
+          CHECK(shape.threads() <= cuda::kMostThreads && shape.parts <= cuda::kMostParts);
+          CHECK(shape.cluster >= 1 && shape.cluster <= largest_cluster);
+          CHECK(shape.cluster * shape.parts <= cuda::kClusterParts);
+          CHECK(shape.tiles <= 128);
+        }
+        // At once, or in the same stretches.
+        const std::int64_t at_once = wide.cluster * wide.classes_of_block();
+        CHECK(at_once == narrow.cluster * narrow.classes_of_block());
+        CHECK(at_once >= classes || wide.cluster == largest_cluster);
+      }
+    }
+  }
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -280,7 +312,10 @@ int main(int argc, char** argv) {
   const auto section = [&](const char* name, const std::function<void()>& body) {
     if (argc <= 2 || std::strcmp(argv[2], name) == 0) body();
   };
-  section("sizes", [&] { test_sizes(orders); });
+  section("sizes", [&] {
+    test_shapes();
+    test_sizes(orders);
+  });
   section("options", [&] { test_options(orders); });
   section("ranges", [&] { test_ranges(orders); });
   section("kinds", [&] { test_kinds(orders); });

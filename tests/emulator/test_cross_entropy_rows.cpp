@@ -10,21 +10,22 @@ namespace {
 
 void name_failure(int failures_before, const Case& c) {
   if (failures == failures_before) return;
-  std::printf("  in %lld x %lld, type %d to %d, shape %d/%d, cap %g, shift %lld\n",
+  std::printf("  in %lld x %lld, type %d to %d, shape %d/%d/%d/%d, cap %g, shift %lld\n",
               static_cast<long long>(c.rows), static_cast<long long>(c.classes),
               static_cast<int>(c.dtype), static_cast<int>(c.grad_dtype), c.shape.cluster,
-              c.shape.threads, c.softcap, static_cast<long long>(c.shift));
+              c.shape.parts, c.shape.warps, c.shape.tiles, c.softcap,
+              static_cast<long long>(c.shift));
 }
 
 // Every kernel that takes a row of few classes.
 template <class Visit>
 void with_kernels(Case c, const Visit& visit) {
   visit(c);
-  c.shape = {1, 64, 2};
+  c.shape = {1, 1, 2, 2};
   visit(c);
-  c.shape = {2, 64, 2};
+  c.shape = {2, 2, 1, 2};
   visit(c);
-  c.shape = {0, 0, 0};
+  c.shape = {0, 0, 0, 0};
   c.softcap = 3;
   visit(c);
 }
