@@ -120,10 +120,10 @@ void launch_kernel_of(const CrossEntropyRows& rows, const LossTotals* totals, Ro
   static_assert(kRows <= kWarp);
   const std::int64_t each = std::int64_t{kRows} * kWarps;
   const auto grid = static_cast<unsigned>((rows.rows + each - 1) / each);
-  with_sums(rows, [&](auto sums) {
-    launch(short_rows_kernel<sums.value, kRows, kPairs>, {grid, kWarps * kWarp}, stream, rows,
-           totals, records);
-  });
+  // Sums for the entropy cost little here, and another kernel takes long to compile.
+  const auto kernel = rows.label_smoothing > 0 ? short_rows_kernel<Sums::all, kRows, kPairs>
+                                               : short_rows_kernel<Sums::entropy, kRows, kPairs>;
+  launch(kernel, {grid, kWarps * kWarp}, stream, rows, totals, records);
 }
 
 }  // namespace
