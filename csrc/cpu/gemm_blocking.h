@@ -112,8 +112,7 @@ inline bool sums_halves(const Gemm& call) {
   const KernelTable& table = kernels();
   return call.transpose_a && !call.transpose_b && !needs_packing_a(call) &&
          call.type_b == DType::f32 && call.n % table.gemm_columns == 0 && call.bias == nullptr &&
-         call.m * call.n <= kSmallWeight && call.k >= kEnoughDepth &&
-         call.k <= 2 * table.gemm_depth &&
+         call.m * call.n <= kSmallWeight && call.k >= kEnoughDepth && call.k <= table.gemm_depth &&
          2 * call.m * call.n <= most_packed_floats(call.m, call.n, call.k);
 }
 

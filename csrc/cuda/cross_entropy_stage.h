@@ -58,7 +58,7 @@ struct StagedSlice {
   }
 };
 
-// Tiles [first, first + count) of a slice, those of a warp; none where count is not positive.
+// Tiles [first, first + count) of a slice, those of a warp.
 struct WarpTiles {
   int first, count;
 
@@ -66,7 +66,7 @@ struct WarpTiles {
   template <class T>
   __device__ __forceinline__ WarpTiles(const StagedSlice<T>& slice, int most)
       : first(warp() * most), count(slice.tiles() - first) {
-    count = count < most ? count : most;
+    count = count < 0 ? 0 : count < most ? count : most;
   }
 };
 

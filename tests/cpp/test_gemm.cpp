@@ -131,7 +131,7 @@ int main() {
       check_regions(60, 640, ta, tb);
     }
   }
-  for (const std::int64_t k : {128, 255, 700}) {  // a small weight's gradient, in halves of k
+  for (const std::int64_t k : {128, 255, 384, 700}) {  // a small weight's gradient, in halves of k
     for (const bool accumulate : {false, true}) {
       run({64, 192, k, true, false, accumulate, false});
       run({29, 64, k, true, false, accumulate, false});
