@@ -154,14 +154,14 @@ void multiply_halves(const Gemm& call, float* workspace) {
     part.ldc = call.n;
     const Range row = sub_range({0, call.m}, tile / column_tiles, shape.rows);
     const Range column = sub_range({0, call.n}, tile % column_tiles, shape.columns);
-    GemmTile own{row.begin,
-                 row.size,
-                 column.begin,
-                 column.size,
-                 depth.size,
-                 operand_a(call, nullptr, row.begin, depth),
-                 operand_b(call, nullptr, column.begin, depth),
-                 true};
+    const GemmTile own{row.begin,
+                       row.size,
+                       column.begin,
+                       column.size,
+                       depth.size,
+                       operand_a(call, nullptr, row.begin, depth),
+                       operand_b(call, nullptr, column.begin, depth),
+                       true};
     part.accumulate = false;
     kernels().gemm_tile(part, own);
   });

@@ -106,7 +106,7 @@ inline bool needs_packing_b(const Gemm& call) {
 
 // Whether the rows of A and B, a small weight's gradient, are taken in two halves of k, of which
 // two workers each find the one that they wrote in their own cache. A transposed A that is near is
-// read where it lies, and so is B.
+// read where it lies, and so is B. All of k is one block.
 inline bool sums_halves(const Gemm& call) {
   constexpr std::int64_t kSmallWeight = 1 << 15, kEnoughDepth = 128;
   const KernelTable& table = kernels();

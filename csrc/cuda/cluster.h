@@ -21,8 +21,8 @@ T cluster_read(const T& mine, int rank,
   return *static_cast<const T*>(emulator::cluster_address(&mine, sizeof(T), rank, site));
 }
 
-inline unsigned cluster_index() { return blockIdx.x / static_cast<unsigned>(cluster_size()); }
-inline unsigned cluster_count() { return gridDim.x / static_cast<unsigned>(cluster_size()); }
+inline int cluster_index() { return static_cast<int>(blockIdx.x) / cluster_size(); }
+inline int cluster_count() { return static_cast<int>(gridDim.x) / cluster_size(); }
 
 // The emulated barrier has no halves: all of it is the second.
 inline void cluster_arrive() {}
@@ -32,47 +32,26 @@ inline void cluster_wait(emulator::Site site = {__builtin_FILE(), __builtin_LINE
 
 #else
 
-// The place of this block in its cluster, from 0.
-__device__ __forceinline__ int cluster_rank() {
+// Defines a function for a register of sm_90; elsewhere it returns what a block alone has.
 #  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  unsigned rank;
-  asm("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
-  return static_cast<int>(rank);
+#    define FLATSTEP_CLUSTER_NUMBER(function, name, alone) \
+      __device__ __forceinline__ int function() {          \
+        int number;                                        \
+        asm("mov.u32 %0, %%" name ";" : "=r"(number));     \
+        return number;                                     \
+      }
 #  else
-  return 0;
+#    define FLATSTEP_CLUSTER_NUMBER(function, name, alone) \
+      __device__ __forceinline__ int function() { return static_cast<int>(alone); }
 #  endif
-}
 
-// The number of blocks in the cluster.
-__device__ __forceinline__ int cluster_size() {
-#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  unsigned size;
-  asm("mov.u32 %0, %%cluster_nctarank;" : "=r"(size));
-  return static_cast<int>(size);
-#  else
-  return 1;
-#  endif
-}
-
+// The place of this block in its cluster, from 0, and the number of blocks in it.
+FLATSTEP_CLUSTER_NUMBER(cluster_rank, "cluster_ctarank", 0)
+FLATSTEP_CLUSTER_NUMBER(cluster_size, "cluster_nctarank", 1)
 // The place of this cluster in the grid, and how many there are.
-__device__ __forceinline__ unsigned cluster_index() {
-#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  unsigned index;
-  asm("mov.u32 %0, %%clusterid.x;" : "=r"(index));
-  return index;
-#  else
-  return blockIdx.x;
-#  endif
-}
-__device__ __forceinline__ unsigned cluster_count() {
-#  if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  unsigned count;
-  asm("mov.u32 %0, %%nclusterid.x;" : "=r"(count));
-  return count;
-#  else
-  return gridDim.x;
-#  endif
-}
+FLATSTEP_CLUSTER_NUMBER(cluster_index, "clusterid.x", blockIdx.x)
+FLATSTEP_CLUSTER_NUMBER(cluster_count, "nclusterid.x", gridDim.x)
+#  undef FLATSTEP_CLUSTER_NUMBER
 
 // A barrier of all threads of the cluster; what they wrote before to shared memory can be read
 // after it. Also the last thing before a block ends whose memory others have read.

@@ -131,6 +131,7 @@ struct RowPass {
   }
 };
 
+// With label smoothing more registers are alive than two blocks of so many threads have.
 template <class T, Sums kSums>
 __global__ void __launch_bounds__(kMostThreads, kSums == Sums::all ? 1 : 2)
     rows_kernel(const __grid_constant__ CrossEntropyRows rows, const LossTotals* totals,
@@ -155,6 +156,18 @@ __global__ void __launch_bounds__(kMostThreads, kSums == Sums::all ? 1 : 2)
     // read.
     cluster_wait();
     __syncthreads();
+  }
+}
+
+// Calls body with the sums that a call needs, as a constant.
+template <class Body>
+void with_sums(const CrossEntropyRows& rows, const Body& body) {
+  if (rows.label_smoothing > 0) {
+    body(std::integral_constant<Sums, Sums::all>());
+  } else if (rows.entropy != nullptr) {
+    body(std::integral_constant<Sums, Sums::entropy>());
+  } else {
+    body(std::integral_constant<Sums, Sums::exponentials>());
   }
 }
 

@@ -37,8 +37,9 @@ struct RowShape {
 constexpr std::int64_t kPartClasses = 16384;
 // Parts and threads of a block, and parts that a cluster holds at a time, a lane of a warp each.
 constexpr int kMostParts = 4, kMostThreads = 512, kClusterParts = 32;
-// `shared_bytes` is what a block can have. The cut into parts follows from the number of classes
-// alone, and so do the bits of a row's sums; which block has a part depends on the type's size.
+// `shared_bytes` is what a block can have. On one device the cut into parts follows from the number
+// of classes alone, and so do the bits of a row's sums; which block has a part depends on the
+// type's size.
 RowShape row_shape(std::int64_t classes, std::size_t element_bytes, int largest_cluster,
                    std::int64_t shared_bytes);
 

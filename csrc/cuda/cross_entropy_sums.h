@@ -138,18 +138,6 @@ __device__ __forceinline__ float top_of(float maximum) {
 // Which sums are taken: of exponentials; for the entropy; all, for label smoothing too.
 enum class Sums { exponentials, entropy, all };
 
-// Calls body with those that a call needs, as a constant.
-template <class Body>
-void with_sums(const CrossEntropyRows& rows, const Body& body) {
-  if (rows.label_smoothing > 0) {
-    body(std::integral_constant<Sums, Sums::all>());
-  } else if (rows.entropy != nullptr) {
-    body(std::integral_constant<Sums, Sums::entropy>());
-  } else {
-    body(std::integral_constant<Sums, Sums::exponentials>());
-  }
-}
-
 // Sums over the classes that a thread, a warp or a part has, `weighted` for the entropy, the last
 // three when smoothing. See RowRecord.
 struct PartSums {
@@ -168,18 +156,24 @@ __device__ __forceinline__ void add(const PartSums& part, PartSums& sums) {
   sums.allowed += part.allowed;
 }
 
-template <Sums kSums>
-__device__ __forceinline__ PartSums sum_over_warp(const PartSums& part) {
+// What `take` makes of each of the sums that there are.
+template <Sums kSums, class Take>
+__device__ __forceinline__ PartSums with_each(const PartSums& part, const Take& take) {
   PartSums sums{};
-  sums.rest = warp_sum(part.rest);
-  sums.tops = warp_sum(part.tops);
-  if (kSums != Sums::exponentials) sums.weighted = warp_sum(part.weighted);
+  sums.rest = take(part.rest);
+  sums.tops = take(part.tops);
+  if (kSums != Sums::exponentials) sums.weighted = take(part.weighted);
   if (kSums == Sums::all) {
-    sums.logits = warp_sum(part.logits);
-    sums.allowed = warp_sum(part.allowed);
-    sums.unmasked = warp_sum(part.unmasked);
+    sums.logits = take(part.logits);
+    sums.allowed = take(part.allowed);
+    sums.unmasked = take(part.unmasked);
   }
   return sums;
+}
+
+template <Sums kSums>
+__device__ __forceinline__ PartSums sum_over_warp(const PartSums& part) {
+  return with_each<kSums>(part, [](const auto& sum) { return warp_sum(sum); });
 }
 
 // Whether a thread's warp has the largest logit of the part, or one of them: others take a shorter

@@ -18,18 +18,10 @@ struct alignas(16) RowMemory {
   std::int32_t ties;
 };
 
+// Those of another block.
 template <Sums kSums>
 __device__ __forceinline__ PartSums read_sums(const PartSums& mine, int rank) {
-  PartSums sums{};
-  sums.rest = cluster_read(mine.rest, rank);
-  sums.tops = cluster_read(mine.tops, rank);
-  if (kSums != Sums::exponentials) sums.weighted = cluster_read(mine.weighted, rank);
-  if (kSums == Sums::all) {
-    sums.unmasked = cluster_read(mine.unmasked, rank);
-    sums.logits = cluster_read(mine.logits, rank);
-    sums.allowed = cluster_read(mine.allowed, rank);
-  }
-  return sums;
+  return with_each<kSums>(mine, [&](const auto& sum) { return cluster_read(sum, rank); });
 }
 
 // The records of parts, a lane each, as one, for every lane.
