@@ -118,8 +118,8 @@ Options parse_options(int argc, char** argv) {
 int main(int argc, char** argv) {
   const Options options = parse_options(argc, argv);
   const Sgemm sgemm = options.sgemm;
-  std::vector<float> workspace(flatstep::cpu::gemm_workspace_floats());
   for (const Shape& s : options.shapes) {
+    std::vector<float> workspace(flatstep::cpu::gemm_workspace_floats(s.m, s.n, s.k));
     const auto a = random_matrix(s.m * s.k), b = random_matrix(s.k * s.n);
     auto c = random_matrix(s.m * s.n);
     const std::int64_t lda = s.transpose_a ? s.m : s.k, ldb = s.transpose_b ? s.k : s.n;

@@ -93,7 +93,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 # 1 is the serial path; 2 and 3 divide little; 5 and 7 are more threads than many tests have work.
-THREADS = (1, 2, 3, 5, 7)
+THREADS = (1, 2, 3, 4, 7)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ SHAPES = {
     # odd in every extent; head size 8; shorter than the block.
     "odd": (3, 13, 24, 3, 37, 1, 17),
     "odd-deep": (3, 13, 24, 3, 37, 3, 13),
+    # an even batch of a small model, which is taken in halves; odd in every other extent.
+    "halves": (6, 13, 24, 3, 37, 2, 17),
     # whole vectors and tiles.
     "even": (2, 64, 64, 4, 256, 3, 64),
     # head size 5, one head, one token: nothing to attend to but oneself.
@@ -198,6 +200,29 @@ def test_ragged_micro_batches(rng, dropout):
     assert accumulated([None] * 4) != pytest.approx(wanted, rel=1e-2)
     with pytest.raises(AssertionError):
         assert_gradients(model, grads, tolerance=1e-1)
+
+
+@pytest.mark.parametrize("accumulate", (False, True), ids=("overwrite", "accumulate"))
+def test_a_small_batch_is_the_sum_of_its_halves(rng, accumulate):
+    """Bit for bit: halves of three sequences are odd, and not taken in halves themselves."""
+    model = make_model("halves")
+    tokens, targets = make_batch(rng, "halves")
+    targets[:3] = np.where(rng.random(targets[:3].shape) < 0.7, -100, targets[:3])  # fewer count
+    before = rng.standard_normal(model.grads.size).astype(np.float32) if accumulate else None
+    options = {"loss_divisor": 29.0, "label_smoothing": 0.1}
+    loss, wanted = 0.0, None
+    for half in (slice(0, 3), slice(3, 6)):
+        if before is not None and wanted is None:
+            model.grads[...] = before
+        loss += model.forward_backward(
+            tokens[half], targets[half], accumulate=accumulate and wanted is None, **options
+        )
+        wanted = model.grads.copy() if wanted is None else wanted + model.grads
+    if before is not None:
+        model.grads[...] = before
+    assert model.forward_backward(tokens, targets, accumulate=accumulate, **options) == loss
+    assert model.grads.tobytes() == wanted.tobytes()
+    assert model.grad_partials.norm == fs.grad_norm(list(model.layout.views(model.grads).values()))
 
 
 def test_all_targets_ignored(rng):

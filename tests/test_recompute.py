@@ -63,11 +63,11 @@ def test_a_layer_keeps_its_input_only():
     config = fs.GPTConfig(vocab_size=65, block_size=64, n_layer=3, n_head=2, n_embd=32)
     deeper = fs.GPTConfig(vocab_size=65, block_size=64, n_layer=4, n_head=2, n_embd=32)
     grown = {
-        recompute: fs.plan(deeper, 2, recompute=recompute).workspace
-        - fs.plan(config, 2, recompute=recompute).workspace
+        recompute: fs.plan(deeper, 3, recompute=recompute).workspace
+        - fs.plan(config, 3, recompute=recompute).workspace
         for recompute in (False, True)
     }
-    rows, width, heads = 2 * 64, 32, 2
+    rows, width, heads = 3 * 64, 32, 2
     assert grown[True] == 4 * rows * width
     # input, two norms with mean and rstd, q, k, v, attention, its log-sum-exp, the stream between,
     # and the feed-forward before and after GELU

@@ -1,4 +1,4 @@
-"""The same bits for 1, 2, 3, 5 and 7 threads, and for calls from several Python threads."""
+"""The same bits for 1, 2, 3, 4 and 7 threads, and for calls from several Python threads."""
 
 import hashlib
 import threading
@@ -113,6 +113,7 @@ def test_accumulate_and_partials(assert_same_for_all_threads, rng, dtype):
     [
         (3, 13, 24, 3, 37, 3),  # fewer rows than seven threads would like, odd everywhere
         (2, 64, 64, 4, 256, 2),
+        (6, 19, 40, 4, 61, 2),  # halves of three sequences
     ],
 )
 def test_fifty_training_steps(

@@ -140,59 +140,13 @@ void multiply_stripes(const Gemm& call, const Stripes& stripes, const Range& row
   });
 }
 
-// C of two halves of k, see sums_halves(); each half in its own place, then both together.
-void multiply_halves(const Gemm& call, float* workspace) {
-  const std::int64_t half = (call.k + 1) / 2, floats = call.m * call.n;
-  const TileShape shape(call.m, call.n);
-  const std::int64_t column_tiles = blocks(call.n, shape.columns);
-  const std::int64_t tiles = blocks(call.m, shape.rows) * column_tiles;
-  parallel_for(2 * tiles, [&](std::int64_t task, int) {
-    const std::int64_t first = task / tiles * half, tile = task % tiles;
-    const Range depth{first, std::min(half, call.k - first)};
-    Gemm part = call;
-    part.c = workspace + task / tiles * floats;
-    part.ldc = call.n;
-    const Range row = sub_range({0, call.m}, tile / column_tiles, shape.rows);
-    const Range column = sub_range({0, call.n}, tile % column_tiles, shape.columns);
-    const GemmTile own{row.begin,
-                       row.size,
-                       column.begin,
-                       column.size,
-                       depth.size,
-                       operand_a(call, nullptr, row.begin, depth),
-                       operand_b(call, nullptr, column.begin, depth),
-                       true};
-    part.accumulate = false;
-    kernels().gemm_tile(part, own);
-  });
-  auto* c = static_cast<float*>(call.c);
-  parallel_ranges(call.m, blocks(call.m, 16), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t i = begin; i < end; ++i) {
-      const float* from = workspace + i * call.n;
-      float* to = c + i * call.ldc;
-      for (std::int64_t j = 0; j < call.n; ++j) {
-        const float sum = from[j] + from[floats + j];
-        to[j] = call.accumulate ? to[j] + sum : sum;
-      }
-    }
-  });
-}
-
 }  // namespace
 
 std::size_t gemm_workspace_floats(std::int64_t m, std::int64_t n, std::int64_t k) {
   return static_cast<std::size_t>(most_packed_floats(m, n, k));
 }
 
-std::size_t gemm_workspace_floats() {
-  return gemm_workspace_floats(kPackedRows, kPackedColumns, kPackedFloats);
-}
-
 void gemm(const Gemm& call, float* workspace, const GemmFinish& finish) {
-  if (finish.function == nullptr && sums_halves(call)) {
-    multiply_halves(call, workspace);
-    return;
-  }
   const bool pack_a = needs_packing_a(call), pack_b = needs_packing_b(call);
   const bool large_b = call.k * call.n > kSmallPackedFloats;
   if (pack_b && !pack_a && call.m <= kFewRows && large_b && few_rows_depth(call) > 0) {

@@ -22,9 +22,8 @@ struct GemmFinish {
   void* context = nullptr;
 };
 
-// Floats of workspace for packed panels: for products of at most m x n x k, and for any.
+// Floats of workspace for packed panels, for products of at most m x n x k.
 FLATSTEP_API std::size_t gemm_workspace_floats(std::int64_t m, std::int64_t n, std::int64_t k);
-FLATSTEP_API std::size_t gemm_workspace_floats();
 
 // C = op(A) op(B) (+ C with accumulate) (+ bias), over all threads. C must not overlap A or B.
 FLATSTEP_API void gemm(const Gemm& call, float* workspace, const GemmFinish& finish = {});

@@ -104,18 +104,6 @@ inline bool needs_packing_b(const Gemm& call) {
   return call.k * call.n > kSmallFloats && call.m > 2 * kernels().gemm_rows;
 }
 
-// Whether the rows of A and B, a small weight's gradient, are taken in two halves of k, of which
-// two workers each find the one that they wrote in their own cache. A transposed A that is near is
-// read where it lies, and so is B. All of k is one block.
-inline bool sums_halves(const Gemm& call) {
-  constexpr std::int64_t kSmallWeight = 1 << 15, kEnoughDepth = 128;
-  const KernelTable& table = kernels();
-  return call.transpose_a && !call.transpose_b && !needs_packing_a(call) &&
-         call.type_b == DType::f32 && call.n % table.gemm_columns == 0 && call.bias == nullptr &&
-         call.m * call.n <= kSmallWeight && call.k >= kEnoughDepth && call.k <= table.gemm_depth &&
-         2 * call.m * call.n <= most_packed_floats(call.m, call.n, call.k);
-}
-
 struct TileShape {
   std::int64_t rows, columns;
 

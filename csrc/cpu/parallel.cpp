@@ -123,4 +123,35 @@ void run_tasks(std::int64_t tasks, TaskFunction function, void* context) {
   }
 }
 
+void run_halves(const std::function<void(int half)>& body) {
+  const int workers = worker_count();
+  if (own_team == nullptr || inside_task || workers % 2 != 0) {
+    body(0);
+    body(1);
+    return;
+  }
+  // Every worker of the team has one task: to lead a half, or to serve its leader. Whoever comes
+  // late to serve finds that the leader did all of it.
+  Team first(workers / 2), second(workers / 2);
+  Team* const teams[] = {&first, &second};
+  std::exception_ptr errors[2];
+  parallel_for(workers, [&](std::int64_t task, int) {
+    const int half = static_cast<int>(task) / (workers / 2);
+    const int worker = static_cast<int>(task) % (workers / 2);
+    Team& team = *teams[half];
+    if (worker > 0) return team.serve(worker);
+    const Scoped<Team*> owner(own_team, &team);
+    const Scoped<bool> leader(inside_task, false);
+    try {
+      body(half);
+    } catch (...) {
+      errors[half] = std::current_exception();
+    }
+    team.stop();
+  });
+  for (const std::exception_ptr& error : errors) {
+    if (error) std::rethrow_exception(error);
+  }
+}
+
 }  // namespace flatstep::cpu

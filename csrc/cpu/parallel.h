@@ -3,6 +3,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 
 #include "flatstep/export.h"
 
@@ -18,6 +19,11 @@ FLATSTEP_API void run_tasks(std::int64_t tasks, TaskFunction function, void* con
 // Calls body(context) on this thread with the other threads standing by, so that many run_tasks in
 // a row pay for one OpenMP region. `body` may throw.
 FLATSTEP_API void run_with_team(void (*body)(void* context), void* context);
+
+// Calls body(0) and body(1). In run_with_team with an even number of workers they run side by side,
+// each with half of the workers, and both have ended when an exception of one goes on; else one
+// after the other.
+FLATSTEP_API void run_halves(const std::function<void(int half)>& body);
 
 // The greatest number of workers that run_tasks may use now; sizes scratch that each worker owns.
 FLATSTEP_API int worker_count();

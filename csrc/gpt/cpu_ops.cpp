@@ -58,7 +58,9 @@ void reduce_partials(const float* partials, std::int64_t count, std::int64_t str
 
 DropoutTask task_of(const DropoutSite& site) { return dropout_task(site.p, site.key); }
 
-ElementDropout elements_of(const DropoutSite& site) { return {site.p > 0, task_of(site)}; }
+ElementDropout elements_of(const DropoutSite& site, std::int64_t width) {
+  return {site.p > 0, task_of(site), site.first_row * width};
+}
 
 // visit(offset in C) for each row of a region of a contiguous C. Rows of the region lie far apart
 // in `other`, a matrix like C that is not in the cache: they are asked for a few rows ahead.
@@ -81,11 +83,15 @@ class CpuGptOps final : public GptOps {
  public:
   void together(const std::function<void()>& body) const override { with_team(body); }
 
-  std::int64_t scratch_floats(SequenceShape shape, std::int64_t width, std::int64_t heads,
-                              std::int64_t widest) const override {
-    const std::int64_t gemm = static_cast<std::int64_t>(gemm_workspace_floats());
-    const std::int64_t attention = worker_count() * attention_floats(shape.length, width / heads);
-    const std::int64_t partials = partial_count(shape.rows()) * std::max(3 * width, widest);
+  void halves(const std::function<void(int)>& body) const override { run_halves(body); }
+
+  std::int64_t scratch_floats(const GptConfig& config, SequenceShape shape) const override {
+    const std::int64_t width = config.n_embd, widest = 4 * width;
+    const std::int64_t deepest = std::max(shape.rows(), widest);
+    const std::int64_t gemm = gemm_floats(deepest, std::max(widest, config.vocab_size), deepest);
+    const std::int64_t attention =
+        worker_count() * attention_floats(shape.length, width / config.n_head);
+    const std::int64_t partials = partial_count(shape.rows()) * widest;
     // A product with sums of its columns has them behind its panels.
     const std::int64_t rows = gemm_region_rows(shape.rows(), widest);
     const std::int64_t behind = (shape.rows() + rows - 1) / rows * widest;
@@ -106,7 +112,7 @@ class CpuGptOps final : public GptOps {
   void gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
                      float* scratch) const override {
     auto* out = static_cast<float*>(call.c);
-    const ElementDropout dropout = elements_of(site);
+    const ElementDropout dropout = elements_of(site, call.n);
     gemm_then(call, scratch, [&](const GemmRegion& region) {
       for_each_row(region, call.n, residual, [&](std::int64_t at) {
         gpt_kernels().add_dropout(dropout, out + at, residual + at, at, region.columns, out + at);
@@ -118,7 +124,7 @@ class CpuGptOps final : public GptOps {
                           bool accumulate, float* scratch) const override {
     auto* grad = static_cast<float*>(call.c);
     const std::int64_t stretch = gemm_region_rows(call.m, call.n);
-    float* partials = scratch + gemm_workspace_floats();
+    float* partials = scratch + gemm_floats(call.m, call.n, call.k);
     gemm_then(call, scratch, [&](const GemmRegion& region) {
       for_each_row(region, call.n, hidden, [&](std::int64_t at) {
         gpt_kernels().gelu_backward(hidden + at, grad + at, region.columns);
@@ -134,7 +140,7 @@ class CpuGptOps final : public GptOps {
   void embed(const float* token_table, const float* position_table, const std::int64_t* tokens,
              SequenceShape shape, std::int64_t width, const DropoutSite& site,
              float* out) const override {
-    const ElementDropout dropout = elements_of(site);
+    const ElementDropout dropout = elements_of(site, width);
     parallel_ranges(shape.rows(), 32, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t r = begin; r < end; ++r) {
         float* to = out + r * width;
@@ -186,7 +192,7 @@ class CpuGptOps final : public GptOps {
                                  width,
                                  add_to_x,
                                  grad_x,
-                                 elements_of(branch.site),
+                                 elements_of(branch.site, width),
                                  branch.out};
     parallel_ranges(rows, kRowsPerPartial, [&](std::int64_t begin, std::int64_t end) {
       gpt_kernels().layer_norm_backward(task, begin, end,
@@ -233,22 +239,28 @@ class CpuGptOps final : public GptOps {
     reduce_partials(scratch, partial_count(rows), columns, columns, out, accumulate);
   }
 
-  void sum_squares(const std::vector<SquareSums>& arrays) const override {
+  void finish(const std::vector<FinishedGradient>& gradients) const override {
     constexpr std::int64_t kChunk = GradPartials::kChunk;
-    const auto chunks = [](const SquareSums& array) { return (array.size + kChunk - 1) / kChunk; };
+    const auto chunks = [](const FinishedGradient& g) { return (g.size + kChunk - 1) / kChunk; };
     std::int64_t all = 0;
-    for (const SquareSums& array : arrays) all += chunks(array);
-    parallel_for(all, [&](std::int64_t chunk, int) {
-      const SquareSums* array = arrays.data();
-      for (; chunk >= chunks(*array); ++array) chunk -= chunks(*array);
-      const std::int64_t begin = chunk * kChunk;
-      array->sums[chunk] =
-          kernels().sum_of_squares_f32(array->x + begin, std::min(kChunk, array->size - begin));
+    for (const FinishedGradient& gradient : gradients) all += chunks(gradient);
+    parallel_for(all, [&](std::int64_t task, int) {
+      std::int64_t chunk = all - 1 - task;  // like the optimizer, see cpu/chunks.h
+      const FinishedGradient* gradient = gradients.data();
+      for (; chunk >= chunks(*gradient); ++gradient) chunk -= chunks(*gradient);
+      const std::int64_t begin = chunk * kChunk, size = std::min(kChunk, gradient->size - begin);
+      float* x = gradient->x + begin;
+      if (gradient->addend != nullptr) gpt_kernels().add(gradient->addend + begin, size, x);
+      if (gradient->sums != nullptr) gradient->sums[chunk] = kernels().sum_of_squares_f32(x, size);
     });
   }
 
  private:
-  // Rounded to cache lines, so that workers do not share one.
+  // Both rounded to cache lines, so that workers do not share one.
+  static std::int64_t gemm_floats(std::int64_t m, std::int64_t n, std::int64_t k) {
+    return (static_cast<std::int64_t>(gemm_workspace_floats(m, n, k)) + 15) / 16 * 16;
+  }
+
   static std::int64_t attention_floats(std::int64_t length, std::int64_t head_width) {
     return (gpt_kernels().attention_scratch_floats(length, head_width) + 31) / 16 * 16;
   }
@@ -257,7 +269,7 @@ class CpuGptOps final : public GptOps {
                                   std::int64_t width, const DropoutSite& site, float* out,
                                   float* log_sum) {
     return {shape.batch, shape.length, heads,      width / heads, qkv,
-            out,         log_sum,      site.p > 0, task_of(site)};
+            out,         log_sum,      site.p > 0, task_of(site), site.first_row / shape.length};
   }
 };
 

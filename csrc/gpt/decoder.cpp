@@ -53,8 +53,7 @@ DecoderSpace::DecoderSpace(const GptConfig& config, std::int64_t batch, std::int
   const GptOps& ops = cpu::gpt_ops();
   const DecodeOps& decode = cpu::decode_ops();
   scratch = arena.take<float>(
-      std::max({ops.scratch_floats({1, longest}, c, heads, 4 * c),
-                ops.scratch_floats({rows, 1}, c, heads, 4 * c),
+      std::max({ops.scratch_floats(config, {1, longest}), ops.scratch_floats(config, {rows, 1}),
                 decode.scratch_floats(batch, c, 4 * c), decode.scratch_floats(batch, 4 * c, c)}));
   bytes = arena.used();
 }

@@ -1,5 +1,5 @@
-// The operations of the Transformer that a device must offer. forward_backward.cpp is written once
-// against this interface. Every buffer is f32, row-major; activations are [rows, width] with
+// The operations of the Transformer that a device must offer. pipeline.cpp is written once against
+// this interface. Every buffer is f32, row-major; activations are [rows, width] with
 // rows = batch * length. Results do not depend on the number of threads.
 #pragma once
 
@@ -9,6 +9,7 @@
 
 #include "core/tasks.h"
 #include "flatstep/dropout.h"
+#include "flatstep/gpt.h"
 #include "flatstep/types.h"
 
 namespace flatstep {
@@ -22,6 +23,7 @@ struct SequenceShape {
 struct DropoutSite {
   double p = 0.0;
   DropoutKey key;
+  std::int64_t first_row = 0;  // of the batch that has the mask, where these rows are a part of it
 };
 
 struct LayerNormResult {
@@ -37,10 +39,12 @@ struct BranchGradient {
   float* bias;  // [width]: the sum of that over the rows; or null
 };
 
-struct SquareSums {
-  const float* x;
+// A gradient that nothing more is added to, but `addend` unless that is null.
+struct FinishedGradient {
+  float* x;
   std::int64_t size;
-  double* sums;
+  const float* addend;
+  double* sums;  // takes the sums of squares of each GradPartials::kChunk elements; or null
 };
 
 class GptOps {
@@ -50,9 +54,12 @@ class GptOps {
   // Runs a body that calls the operations below, with the threads standing by in between.
   virtual void together(const std::function<void()>& body) const = 0;
 
-  // Floats of scratch that the operations below need together.
-  virtual std::int64_t scratch_floats(SequenceShape shape, std::int64_t width, std::int64_t heads,
-                                      std::int64_t widest) const = 0;
+  // Runs body(0) and body(1), which call the operations below, in together(): side by side where
+  // each has threads of its own.
+  virtual void halves(const std::function<void(int half)>& body) const = 0;
+
+  // Floats of scratch that the operations below need for a pass over such a batch.
+  virtual std::int64_t scratch_floats(const GptConfig& config, SequenceShape shape) const = 0;
 
   virtual void gemm(const Gemm& call, float* scratch) const = 0;
   // Products with what follows while C is in the cache; C is contiguous.
@@ -100,8 +107,8 @@ class GptOps {
   virtual void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
                           bool accumulate, float* scratch) const = 0;
 
-  // The sums of squares of each GradPartials::kChunk elements of each array.
-  virtual void sum_squares(const std::vector<SquareSums>& arrays) const = 0;
+  // Adds what is to be added, and takes the sums of squares.
+  virtual void finish(const std::vector<FinishedGradient>& gradients) const = 0;
 };
 
 namespace cpu {

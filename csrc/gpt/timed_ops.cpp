@@ -4,9 +4,10 @@ namespace flatstep {
 
 void TimedGptOps::together(const std::function<void()>& body) const { inner_.together(body); }
 
-std::int64_t TimedGptOps::scratch_floats(SequenceShape shape, std::int64_t width,
-                                         std::int64_t heads, std::int64_t widest) const {
-  return inner_.scratch_floats(shape, width, heads, widest);
+void TimedGptOps::halves(const std::function<void(int)>& body) const { inner_.halves(body); }
+
+std::int64_t TimedGptOps::scratch_floats(const GptConfig& config, SequenceShape shape) const {
+  return inner_.scratch_floats(config, shape);
 }
 
 void TimedGptOps::gemm(const Gemm& call, float* scratch) const {
@@ -86,9 +87,9 @@ void TimedGptOps::column_sum(const float* x, std::int64_t rows, std::int64_t col
   inner_.column_sum(x, rows, columns, out, accumulate, scratch);
 }
 
-void TimedGptOps::sum_squares(const std::vector<SquareSums>& arrays) const {
+void TimedGptOps::finish(const std::vector<FinishedGradient>& gradients) const {
   const Stopwatch watch(&profile_.sums);
-  inner_.sum_squares(arrays);
+  inner_.finish(gradients);
 }
 
 }  // namespace flatstep

@@ -32,8 +32,8 @@ class TimedGptOps final : public GptOps {
   TimedGptOps(const GptOps& inner, GptProfile& profile) : inner_(inner), profile_(profile) {}
 
   void together(const std::function<void()>& body) const override;
-  std::int64_t scratch_floats(SequenceShape shape, std::int64_t width, std::int64_t heads,
-                              std::int64_t widest) const override;
+  void halves(const std::function<void(int)>& body) const override;
+  std::int64_t scratch_floats(const GptConfig& config, SequenceShape shape) const override;
   void gemm(const Gemm& call, float* scratch) const override;
   void gemm_gelu(const Gemm& call, float* activated, float* scratch) const override;
   void gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
@@ -62,7 +62,7 @@ class TimedGptOps final : public GptOps {
                           float* scratch) const override;
   void column_sum(const float* x, std::int64_t rows, std::int64_t columns, float* out,
                   bool accumulate, float* scratch) const override;
-  void sum_squares(const std::vector<SquareSums>& arrays) const override;
+  void finish(const std::vector<FinishedGradient>& gradients) const override;
 
  private:
   const GptOps& inner_;

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <limits>
 
-#include "core/arena.h"
 #include "flatstep/loss.h"
 
 namespace flatstep {
@@ -42,15 +41,19 @@ LayerActivations take_layer(Arena& arena, const GptConfig& config, SequenceShape
   return layer;
 }
 
+// Where both halves fit the caches of two cores, and the sum of their gradients is soon done.
+bool in_halves(const GptConfig& config, std::int64_t params, SequenceShape batch) {
+  constexpr std::int64_t kWidth = 144, kParams = 1 << 21, kActivations = 1 << 18;
+  return batch.batch % 2 == 0 && config.n_embd <= kWidth && params <= kParams &&
+         batch.rows() * config.n_embd <= kActivations;
+}
+
 }  // namespace
 
-Workspace::Workspace(const GptConfig& config, SequenceShape shape, Pass pass, void* base) {
+Workspace::Workspace(const GptConfig& config, SequenceShape shape, Pass pass, Arena& arena) {
   const std::int64_t rows = shape.rows(), c = config.n_embd;
   const bool training = pass != Pass::inference;
-  Arena arena(base);
-  tokens = arena.take<std::int64_t>(rows);
-  targets = arena.take<std::int64_t>(rows);
-  token_bytes = arena.used();
+  const std::size_t before = arena.used();
   for (std::int64_t i = 0; i < config.n_layer; ++i) {
     const bool own = i == 0 || pass == Pass::training;
     layers.push_back(own ? take_layer(arena, config, shape) : layers.front());
@@ -59,7 +62,7 @@ Workspace::Workspace(const GptConfig& config, SequenceShape shape, Pass pass, vo
   // Without gradients the last layer may write over its input: nobody needs it any more.
   output = training ? arena.take<float>(rows * c) : layers.front().input;
   ln_f = take_norm(arena, rows, c);
-  activation_bytes = arena.used() - token_bytes;
+  activation_bytes = arena.used() - before;
   grad_out = training ? arena.take<float>(rows * c) : nullptr;
   // While the loss is computed, no layer is at work.
   char* const shared = arena.take<char>(0);
@@ -68,8 +71,24 @@ Workspace::Workspace(const GptConfig& config, SequenceShape shape, Pass pass, vo
   loss_workspace = head.take<char>(static_cast<std::int64_t>(loss_workspace_bytes));
   grad_stream = training ? layer.take<float>(rows * c) : nullptr;
   grad_branch = training && config.dropout > 0 ? layer.take<float>(rows * c) : nullptr;
-  scratch = layer.take<float>(cpu::gpt_ops().scratch_floats(shape, c, config.n_head, 4 * c));
+  scratch = layer.take<float>(cpu::gpt_ops().scratch_floats(config, shape));
   arena.take<char>(static_cast<std::int64_t>(std::max(head.used(), layer.used())));
+}
+
+PassMemory::PassMemory(const GptConfig& config, std::int64_t params, SequenceShape batch, Pass pass,
+                       void* base)
+    : shape(batch) {
+  Arena arena(base);
+  tokens = arena.take<std::int64_t>(batch.rows());
+  targets = arena.take<std::int64_t>(batch.rows());
+  token_bytes = arena.used();
+  const bool halves = pass != Pass::inference && in_halves(config, params, batch);
+  if (halves) shape.batch /= 2;
+  second_grads = halves ? arena.take<float>(params) : nullptr;
+  activation_bytes = 0;
+  for (int i = 0; i < (halves ? 2 : 1); ++i) {
+    activation_bytes += parts.emplace_back(config, shape, pass, arena).activation_bytes;
+  }
   bytes = arena.used();
 }
 

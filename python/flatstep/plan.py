@@ -11,6 +11,7 @@ _STATES = {"full": "full", "8bit": "8bit"}
 _LARGEST_BATCH = 2**31 - 1
 # The loss works on as many rows as 64 MB hold, or on 16 (csrc/gpt/workspace.cpp).
 _HEAD, _HEAD_ROWS = 64 << 20, 16
+_HALF_GRADS = 8 << 20  # there, too
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Plan:
         batch_bytes: int64 tokens and targets, as the caller makes them.
         tokens: the checked copies of them.
         activations: what the forward pass keeps for the backward pass.
-        buffers: logits, gradients of activations and scratch.
+        buffers: logits, gradients of activations and of half a small batch, scratch.
         workspace: tokens, activations and buffers together.
         total: all of it. Python, its libraries (some 30 MB) and the text come on top.
     """
@@ -78,9 +79,11 @@ class Plan:
         def total(batch):
             return self._with_batch(core, batch).total
 
-        # The total grows with the batch, but for the head, which takes its rows in equal parts: one
-        # part more, and each is smaller. What it takes at most, another batch can save.
+        # The total grows with the batch, but for two things. The head takes its rows in equal
+        # parts: one part more, and each is smaller. An even batch of a small model has gradients of
+        # each half. What they take at most, another batch can save.
         saved = max(_HEAD, self._with_batch(core, -(-_HEAD_ROWS // self.length)).buffers)
+        saved += min(self.grads, _HALF_GRADS)
         batch = _last(_LARGEST_BATCH, lambda batch: total(batch) <= available + saved)
         while batch and total(batch) > available:
             batch -= 1

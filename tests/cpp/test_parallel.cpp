@@ -10,6 +10,7 @@
 namespace {
 
 using flatstep::cpu::parallel_for;
+using flatstep::cpu::run_halves;
 using flatstep::cpu::with_team;
 using flatstep::cpu::worker_count;
 
@@ -46,6 +47,45 @@ void check_many_jobs() {
   });
 }
 
+// Both halves run once, with teams of their own where the workers are even in number.
+void check_halves() {
+  with_team([] {
+    const int workers = worker_count();
+    for (int round = 0; round < 300; ++round) {
+      std::atomic<std::int64_t> sums[2] = {};
+      std::atomic<int> strangers{0};
+      run_halves([&](int half) {
+        const int own = worker_count();
+        if (own != (workers % 2 == 0 ? workers / 2 : workers)) ++strangers;
+        for (const std::int64_t tasks : {1, 40, 7}) {
+          parallel_for(tasks, [&](std::int64_t task, int worker) {
+            sums[half] += task + 1;
+            if (worker < 0 || worker >= own) ++strangers;
+          });
+        }
+      });
+      for (const auto& sum : sums) CHECK(sum == 1 + 820 + 28);
+      CHECK(strangers == 0);
+      CHECK(worker_count() == workers);
+    }
+    for (const int thrower : {0, 1}) {
+      std::atomic<int> ended{0};
+      CHECK_THROWS(run_halves([&](int half) {
+                     ++ended;
+                     if (half == thrower) throw std::runtime_error("out of a half");
+                   }),
+                   std::runtime_error, "out of a half");
+      CHECK(ended == (thrower == 1 || workers % 2 == 0 ? 2 : 1));
+    }
+  });
+  int runs = 0;  // without a team, and inside a task: one after the other
+  run_halves([&](int half) { runs += half + 1; });
+  CHECK(runs == 3);
+  std::atomic<int> inner{0};
+  parallel_for(8, [&](std::int64_t, int) { run_halves([&](int half) { inner += half + 1; }); });
+  CHECK(inner == 24);
+}
+
 void check_exceptions() {
   CHECK_THROWS(with_team([] { throw std::runtime_error("out of the team"); }), std::runtime_error,
                "out of the team");
@@ -56,14 +96,20 @@ void check_exceptions() {
 
 int main() {
   require_isa();
-  for (const int threads : {1, 2, 3, 7}) {
+  for (const int threads : {1, 2, 3, 4, 7}) {
     flatstep::cpu::set_worker_count(threads);
     for (const std::int64_t tasks : {0, 1, 2, 31, 1000}) check_each_runs_once(tasks);
     check_nested();
     check_many_jobs();
+    check_halves();
     check_exceptions();
     std::vector<std::thread> callers;
-    for (int i = 0; i < 4; ++i) callers.emplace_back([] { check_many_jobs(); });
+    for (int i = 0; i < 4; ++i) {
+      callers.emplace_back([] {
+        check_many_jobs();
+        check_halves();
+      });
+    }
     for (std::thread& caller : callers) caller.join();
   }
   return report();

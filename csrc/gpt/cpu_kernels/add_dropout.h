@@ -22,7 +22,8 @@ namespace {
     const float* from = x + begin;
     float* to = out + begin;
     if (dropout.drop) {
-      kernels().dropout_multipliers(dropout.task, first + begin, count, multipliers);
+      kernels().dropout_multipliers(dropout.task, dropout.first + first + begin, count,
+                                    multipliers);
     } else {
       std::fill_n(multipliers, count, 1.0f);
     }

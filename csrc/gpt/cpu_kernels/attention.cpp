@@ -41,7 +41,7 @@ struct Head {
         out_stride(a.heads * a.width),
         out_offset(batch * a.length * out_stride + head * a.width),
         log_sum_offset((batch * a.heads + head) * a.length),
-        mask_offset((batch * a.heads + head) * a.length * a.length),
+        mask_offset(((a.first_sequence + batch) * a.heads + head) * a.length * a.length),
         scale(1.0f / std::sqrt(static_cast<float>(a.width))) {}
 };
 

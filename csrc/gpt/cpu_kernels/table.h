@@ -16,6 +16,7 @@ struct Attention {
   float* log_sum;  // [batch, heads, length]: log-sum-exp of the scaled scores
   bool drop;       // dropout on the weights, index ((b * heads + h) * length + i) * length + j
   DropoutTask dropout;
+  std::int64_t first_sequence;  // the b of sequence 0
 };
 
 struct AttentionBackward {
@@ -38,6 +39,7 @@ struct RowProduct {
 struct ElementDropout {
   bool drop;
   DropoutTask task;
+  std::int64_t first;  // where in the mask the array begins
 };
 
 struct LayerNormBackward {
@@ -68,7 +70,7 @@ struct GptKernelTable {
   void (*gelu)(const float* x, float* out, std::int64_t size);
   // grad = grad * gelu'(x)
   void (*gelu_backward)(const float* x, float* grad, std::int64_t size);
-  // out = residual + x * multiplier for elements from `first` on of the mask; residual may be null
+  // out = residual + x * multiplier for elements from `first` on of the array; residual may be null
   // (0), out may be x.
   void (*add_dropout)(const ElementDropout&, const float* x, const float* residual,
                       std::int64_t first, std::int64_t size, float* out);

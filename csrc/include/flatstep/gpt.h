@@ -67,7 +67,7 @@ struct GptMemory {
   std::size_t workspace = 0;    // the sum of what follows
   std::size_t tokens = 0;       // checked copies of the ids
   std::size_t activations = 0;  // what the forward pass leaves for the backward pass
-  std::size_t buffers = 0;      // logits, gradients of activations, scratch
+  std::size_t buffers = 0;  // logits, gradients of activations and of half a small batch, scratch
 };
 
 // A token is drawn from softmax(logits / temperature) over the top_k most likely tokens, of these
