@@ -16,7 +16,7 @@ struct Capped {
   bool masked;
 };
 
-__device__ __forceinline__ Capped capped_at(float x, double softcap, double top) {
+__device__ __forceinline__ Capped capped_at(float x, const Softcap& softcap, double top) {
   Capped result;
   result.masked = x == -kInfinite<float>;
   const double y = cap(static_cast<double>(x), softcap, result.slope);
@@ -47,7 +47,7 @@ __device__ __forceinline__ RowRecord sum_row(const CrossEntropyRows& rows, const
   PartSums part{};
   for_each_class(rows.classes, [&](std::int64_t j) {
     const float x = load_element(logits, rows.dtype, j);
-    const Capped y = capped_at(x, rows.softcap, top);
+    const Capped y = capped_at(x, softcap_of(rows), top);
     if (x >= maximum) {
       ++part.tops;
     } else {
@@ -81,7 +81,7 @@ __device__ __forceinline__ void write_gradient(const CrossEntropyRows& rows, std
   for_each_class(rows.classes, [&](std::int64_t j) {
     float value = constant.constant;
     if (!constant.is_constant) {
-      const Capped y = capped_at(load_element(logits, rows.dtype, j), rows.softcap, top);
+      const Capped y = capped_at(load_element(logits, rows.dtype, j), softcap_of(rows), top);
       const double weight = weights == nullptr ? 1.0 : static_cast<double>(weights[j]);
       const double result = (y.e * scale.factor - scale.spread * weight) * y.slope;
       value = y.masked ? 0.0f : static_cast<float>(result);
@@ -109,11 +109,11 @@ __global__ void __launch_bounds__(kThreads)
     });
     maximum = block_max(maximum, memory.warp_maximum);
     double slope;
-    const double top = cap(static_cast<double>(maximum), rows.softcap, slope);
+    const double top = cap(static_cast<double>(maximum), softcap_of(rows), slope);
     const RowRecord record = sum_row(rows, logits, maximum, top, memory);
     if (threadIdx.x == 0) {
       memory.scale = scale_of(rows, memory.target, record, 1.0,
-                              row_sums(record, capped_unit_of(record, rows.softcap), rows));
+                              row_sums(record, capped_unit_of(record, softcap_of(rows)), rows));
     }
     __syncthreads();
     const bool correct = target_is_first(rows, memory);

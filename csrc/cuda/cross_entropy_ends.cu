@@ -31,10 +31,11 @@ __device__ __forceinline__ void store_rows(const CrossEntropyRows& rows, std::in
 __device__ __forceinline__ RowsPart end_row(const CrossEntropyRows& rows, double factor,
                                             std::int64_t index, std::int64_t target,
                                             const RowRecord& record) {
-  const RowUnit unit = rows.softcap > 0 ? capped_unit_of(record, rows.softcap) : unit_of(record);
+  const RowUnit unit =
+      rows.softcap > 0 ? capped_unit_of(record, softcap_of(rows)) : unit_of(record);
   const RowResult<double> result = finish_row<double>(
       row_sums(record, unit, rows), target_in(rows, factor, {index, target, record.target}),
-      {rows.label_smoothing, rows.z_loss, rows.softcap});
+      {rows.label_smoothing, rows.z_loss, softcap_of(rows)});
   store_rows(rows, index, result.loss, result.lse, result.entropy);
   // A row without weight has zeros there already, one that is not a number has that.
   if (rows.grad != nullptr && result.weight != 0 && result.factor == result.factor) {

@@ -55,8 +55,12 @@ __device__ __forceinline__ RowUnit unit_of(const RowRecord& record) {
   return {static_cast<double>(record.largest), static_cast<double>(unit.shift),
           static_cast<double>(unit.exponent)};
 }
+__device__ __forceinline__ Softcap softcap_of(const CrossEntropyRows& rows) {
+  return Softcap(rows.softcap, rows.dtype);
+}
+
 // Under softcap.
-__device__ __forceinline__ RowUnit capped_unit_of(const RowRecord& record, double softcap) {
+__device__ __forceinline__ RowUnit capped_unit_of(const RowRecord& record, const Softcap& softcap) {
   const auto largest = static_cast<double>(record.largest);
   double slope;
   const double top = cap(largest, softcap, slope);
@@ -114,7 +118,7 @@ __device__ __forceinline__ RowScale scale_of(const CrossEntropyRows& rows,
                                              const RowTarget<double>& target,
                                              const RowRecord& record, double top,
                                              const RowSums<double>& sums) {
-  const RowOptions options{rows.label_smoothing, rows.z_loss, rows.softcap};
+  const RowOptions options{rows.label_smoothing, rows.z_loss, softcap_of(rows)};
   const double lse =
       rows.z_loss > 0 ? lse_of(sums.maximum, sums.shift, sums.exponent, sums.tops, sums.rest) : 0.0;
   // A row with nothing but masked classes has no gradient.

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "element/cross_entropy_unit.h"
+#include "element/softcap.h"
 
 namespace flatstep::FLATSTEP_ELEMENTS {
 namespace {
@@ -56,7 +57,8 @@ struct RowTarget {
 };
 
 struct RowOptions {
-  double label_smoothing, z_loss, softcap;
+  double label_smoothing, z_loss;
+  Softcap softcap;
 };
 
 // Gradient of class j = (e_j factor - spread w_j) slope_j, or 0 where the row has no weight.
@@ -130,7 +132,7 @@ FLATSTEP_ELEMENT RowResult<F> finish_row(const RowSums<F>& row, const RowTarget<
 
   F target_logit = target.logit, slope = one;
   const auto target_masked = target_logit == minus_infinity;
-  if (options.softcap > 0) {
+  if (options.softcap.cap > 0) {
     const F capped = cap(target_logit, options.softcap, slope);
     target_logit = target_masked ? target_logit : capped;
     slope = target_masked ? F{} : slope;

@@ -90,20 +90,6 @@ FLATSTEP_ELEMENT void exp_and_less_one(F x, F& value, F& less_one) {
   less_one = multiply_add(power, tail, power - 1.0);
 }
 
-// c tanh(x / c) and its slope, through q = exp(-2 |x| / c):
-// tanh(|x| / c) = (1 - q) / (1 + q), slope 4 q / (1 + q)^2. F is double or Vector<double>.
-template <class F>
-FLATSTEP_ELEMENT F cap(F x, double softcap, F& slope) {
-  constexpr std::uint64_t kSign = std::uint64_t{1} << 63;
-  const F magnitude = float_of(bits_of(x) & ~kSign);
-  F q, less_one;
-  exp_and_less_one(magnitude * (-2.0 / softcap), q, less_one);
-  const F inverse = 1.0 / (q + 1.0);
-  slope = 4.0 * q * inverse * inverse;
-  const F capped = softcap * (-less_one * inverse);
-  return float_of(bits_of(capped) | (bits_of(x) & kSign));
-}
-
 // log(1 + x) for x >= 0. With 1 + x = 2^k m and m in [sqrt(1/2), sqrt(2)):
 // log m = 2 atanh(s), s = (m - 1) / (m + 1), by its Taylor series; what rounding 1 + x lost is
 // added to first order. Error below 2 ULP.

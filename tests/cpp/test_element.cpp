@@ -7,6 +7,7 @@
 #include "check.h"
 #include "core/rounding.h"
 #include "element/power.h"
+#include "element/softcap.h"
 #include "flatstep/grad.h"
 
 namespace {
@@ -55,6 +56,48 @@ void test_power() {
   CHECK(wrong == 0);
 }
 
+// Both ways of a softcap, beside the library's tanh: what float32 logits get is off by 2^-29 at
+// most, what float64 ones get by some of their last digits.
+void test_softcap() {
+  using element_test::cap, element_test::Softcap;
+  std::mt19937_64 engine(2);
+  std::uniform_real_distribution<double> uniform(-3.0, 3.0);
+  for (const double c : {0.1, 1.0, 30.0, 50.0, 511.9, 512.0, 600.0, 1e5}) {
+    const Softcap single(c, DType::f32), half(c, DType::bf16), wide(c, DType::f64);
+    double worst = 0, worst_slope = 0, worst_wide = 0;
+    int differ = 0;
+    const auto check = [&](double x) {
+      const Wide exact = c * std::tanh(static_cast<long double>(x) / c);
+      const Wide exact_slope = 1 - exact / c * (exact / c);
+      double slope, half_slope, wide_slope;
+      const double y = cap(x, single, slope), far = cap(x, wide, wide_slope);
+      differ += y == cap(x, half, half_slope) && slope == half_slope && cap(-x, single, slope) == -y
+                    ? 0
+                    : 1;
+      const auto error = [](double got, Wide wanted) {
+        return std::fabs(static_cast<double>(got - wanted));
+      };
+      worst = std::fmax(worst, error(y, exact));
+      worst_slope = std::fmax(worst_slope, error(slope, exact_slope));
+      worst_wide = std::fmax(worst_wide, error(far, exact) / (std::fabs(far) + 1e-300));
+    };
+    for (int i = 0; i < 100000; ++i) check(c * uniform(engine));
+    for (const double x : {0.0, 1e-300, 1e-30, 1e-5 * c}) check(x);
+    // Larger logits have larger values, also where one way ends.
+    const float near = static_cast<float>(c), next = std::nextafterf(near, 1e9f);
+    double slope;
+    CHECK(cap(double{near}, single, slope) < cap(double{next}, single, slope));
+    CHECK(cap(double{std::nextafterf(near, 0.0f)}, single, slope) <
+          cap(double{near}, single, slope));
+    CHECK(worst <= std::fmin(0x1p-29, 0x1p-37 * c) && worst_slope <= 0x1p-36 && differ == 0);
+    CHECK(worst_wide <= 4e-15);
+  }
+  double slope;
+  const Softcap softcap(30.0, DType::f32);
+  CHECK(cap(1e30, softcap, slope) == 30.0 && slope == 0.0);
+  CHECK(std::isnan(cap(std::nan(""), softcap, slope)));
+}
+
 void test_rounding_bits_of_a_lane() {
   for (const std::int64_t step : {std::int64_t{1}, (std::int64_t{1} << 48) - 1}) {
     const RoundingKey key{0x123456789abcdefu, step, 5};
@@ -93,6 +136,7 @@ void test_order_of_the_norm() {
 int main() {
   require_isa();
   test_power();
+  test_softcap();
   test_rounding_bits_of_a_lane();
   test_order_of_the_norm();
   return report();

@@ -70,9 +70,10 @@ void sum_split(const CrossEntropyRows& rows, const T* x, std::int64_t size, A ma
   alignas(kVectorBytes) A high[kBlock], low[kBlock], slopes[kBlock];
   const bool masked = maximum == -kInfinite<A>;
   if (rows.softcap > 0) {
+    const Softcap softcap(rows.softcap, rows.dtype);
     double slope;
-    if (!masked) block.maximum = cap(block.largest, rows.softcap, slope);
-    cap_block(x, size, rows.softcap, block.maximum, high, low, slopes);
+    if (!masked) block.maximum = cap(block.largest, softcap, slope);
+    cap_block(x, size, softcap, block.maximum, high, low, slopes);
     if (kept_slopes != nullptr) std::copy(slopes, slopes + size, kept_slopes);
   } else {
     shift_block(x, size, block.maximum, high, low);

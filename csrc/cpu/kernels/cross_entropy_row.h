@@ -46,7 +46,7 @@ struct RowWeights {
 inline void finish_group(const CrossEntropyRows& rows, const RowWeights& weights,
                          CrossEntropyGroup& group) {
   using F = Vector<double>;
-  const RowOptions options{rows.label_smoothing, rows.z_loss, rows.softcap};
+  const RowOptions options{rows.label_smoothing, rows.z_loss, Softcap(rows.softcap, rows.dtype)};
   for (int i = 0; i < group.rows; i += static_cast<int>(kLanesOf<double>)) {
     const auto load = [i](const double* array) { return load_vector(array + i); };
     const auto store = [i](double* array, F value) { store_vector<double>(array + i, value); };
