@@ -30,8 +30,8 @@ struct TokenBatch {
   std::int64_t length = 0;
 };
 
-// Seconds of forward_backward by part; a pass adds to them. What is left of `pass` is the copy of
-// the tokens and the like.
+// Seconds of forward_backward by part; a pass adds to them. Of halves of a batch that run side by
+// side, the mean counts. What is left of `pass` is the copy of the tokens and the like.
 struct GptProfile {
   double pass = 0.0;        // all of the call
   double gemm = 0.0;        // the layers' matrix products, with GELU, residual and dropout on them
