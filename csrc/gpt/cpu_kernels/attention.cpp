@@ -62,10 +62,16 @@ std::int64_t packed_floats(std::int64_t columns, std::int64_t depth) {
 // crowd a few sets of the nearest cache.
 std::int64_t score_stride(std::int64_t columns) { return whole_panels(columns) + 16; }
 
+// The rows of a mask that are made at a time: so many that a call gives what it can at once.
+std::int64_t mask_rows(std::int64_t length) {
+  constexpr std::int64_t kAtOnce = 128;
+  return std::max<std::int64_t>(1, kAtOnce / length);
+}
+
 struct Scratch {
   float* scores;       // [kGroup, stride]
   float* weights;      // the same, backward: the gradient of the weights
-  float* multipliers;  // [length, rounded up]
+  float* multipliers;  // of mask_rows(length), and up to a whole vector
   // Packed operands of the products.
   float* across;        // K^T
   float* value_across;  // V^T, backward only
@@ -83,7 +89,7 @@ struct Scratch {
     const std::int64_t rows = std::min(kGroup, length);
     scores = take(rows * score_stride(length));
     weights = take(rows * score_stride(length));
-    multipliers = take(whole_vectors(length));
+    multipliers = take((mask_rows(length) - 1) * length + whole_vectors(length));
     across = take(packed_floats(length, width));
     value_across = take(packed_floats(length, width));
     along = take(packed_floats(width, length));
@@ -144,11 +150,16 @@ void multiply(const Operand& a, const PackedOperand& b, std::int64_t m, std::int
                              true});
 }
 
-// The dropout multipliers of row i, for `size` elements.
+// The dropout multipliers of row i, for `size` elements. Rows are asked for in their order.
 const float* drop_row(const Attention& a, const Head& head, std::int64_t i, std::int64_t size,
                       float* multipliers) {
-  kernels().dropout_multipliers(a.dropout, head.mask_offset + i * a.length, size, multipliers);
-  return multipliers;
+  const std::int64_t rows = mask_rows(a.length), skipped = i % rows * a.length;
+  if (skipped == 0) {
+    kernels().dropout_multipliers(a.dropout, head.mask_offset + i * a.length,
+                                  (rows - 1) * a.length + whole_vectors(rows > 1 ? a.length : size),
+                                  multipliers);
+  }
+  return multipliers + skipped;
 }
 
 // Turns row i of the scores, for columns up to `columns`, into exp(score - maximum), dropped;
@@ -159,9 +170,9 @@ float dropped_row(const Attention& a, const Head& head, std::int64_t i, std::int
   std::fill(row + i + 1, row + size, -kInfinite<float>);
   const ExponentialSum sum = exponentials(row, size, head.scale);
   if (a.drop) {
-    drop_row(a, head, i, size, multipliers);
+    const float* const factors = drop_row(a, head, i, size, multipliers);
 #pragma omp simd
-    for (std::int64_t j = 0; j < size; ++j) row[j] *= multipliers[j];
+    for (std::int64_t j = 0; j < size; ++j) row[j] *= factors[j];
   }
   if (size < columns) std::fill(row + size, row + columns, 0.0f);
   a.log_sum[head.log_sum_offset + i] = sum.log();
@@ -201,18 +212,18 @@ void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, 
 // gradient of the scores (weights).
 void backward_row(const Attention& a, const Head& head, std::int64_t i, std::int64_t columns,
                   float grad_dot_out, float* __restrict scores, float* __restrict weights,
-                  float* __restrict multipliers) {
+                  float* multipliers) {
   const float log_sum = a.log_sum[head.log_sum_offset + i];
   const std::int64_t size = whole_vectors(i + 1);
   std::fill(scores + i + 1, scores + size, -kInfinite<float>);
   if (a.drop) {
-    drop_row(a, head, i, size, multipliers);
+    const float* const __restrict factors = drop_row(a, head, i, size, multipliers);
 #pragma omp simd
     for (std::int64_t j = 0; j < size; ++j) {
       const float probability = exp_nonpositive(multiply_add(scores[j], head.scale, -log_sum));
-      const float grad = multiply_add(weights[j], multipliers[j], -grad_dot_out);
+      const float grad = multiply_add(weights[j], factors[j], -grad_dot_out);
       weights[j] = probability * grad * head.scale;
-      scores[j] = probability * multipliers[j];
+      scores[j] = probability * factors[j];
     }
   } else {
 #pragma omp simd

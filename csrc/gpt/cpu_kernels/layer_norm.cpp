@@ -1,6 +1,9 @@
 // Layer normalisation (Ba et al. 2016, arXiv:1607.06450) over the last dimension, eps 1e-5:
 //   xhat = (x - mean) * rstd,  out = xhat * weight + bias
 //   grad_x = rstd * (g - mean(g) - xhat * mean(g * xhat)),  g = grad_out * weight
+#include <algorithm>
+#include <cstring>
+
 #include "cpu/kernels/vector.h"
 #include "gpt/cpu_kernels/add_dropout.h"
 #include "gpt/cpu_kernels/tables.h"
@@ -70,16 +73,21 @@ void layer_norm_backward(const LayerNormBackward& task, std::int64_t begin, std:
   const std::int64_t width = task.width;
   std::memset(partial, 0, static_cast<std::size_t>(3 * width) * sizeof(float));
   float* branch_sum = partial + 2 * width;
-  for (std::int64_t i = begin; i < end; ++i) {
-    backward_row(task, i, partial, partial + width);
-    const float* grad = task.grad_x + i * width;
+  const float* branch = task.branch != nullptr ? task.branch : task.grad_x;
+  // Short rows together: a mask of few elements takes nearly as long as one of 128.
+  const std::int64_t group = std::max<std::int64_t>(1, 128 / width);
+  for (std::int64_t first = begin; first < end; first += group) {
+    const std::int64_t stop = std::min(end, first + group), at = first * width;
+    for (std::int64_t i = first; i < stop; ++i) backward_row(task, i, partial, partial + width);
     if (task.branch != nullptr) {
-      float* to = task.branch + i * width;
-      add_dropout(task.dropout, grad, nullptr, i * width, width, to);
-      grad = to;
+      add_dropout(task.dropout, task.grad_x + at, nullptr, at, (stop - first) * width,
+                  task.branch + at);
     }
+    for (std::int64_t i = first; i < stop; ++i) {
+      const float* grad = branch + i * width;
 #pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) branch_sum[j] += grad[j];
+      for (std::int64_t j = 0; j < width; ++j) branch_sum[j] += grad[j];
+    }
   }
 }
 
