@@ -114,7 +114,9 @@ struct TileShape {
       return blocks(m, row_panels * row) * blocks(n, column_panels * column);
     };
     while (row_panels > 2 && tasks() < kEnoughTasks) row_panels /= 2;
-    while (column_panels > 1 && tasks() < kEnoughTasks) column_panels /= 2;
+    // A single thread needs no tasks, and what follows a product likes whole rows.
+    const std::int64_t enough = worker_count() > 1 ? kEnoughTasks : 1;
+    while (column_panels > 1 && tasks() < enough) column_panels /= 2;
     rows = row_panels * row;
     columns = column_panels * column;
   }
