@@ -16,7 +16,7 @@ struct GemmRegion {
 
 // What is done with each region while it is in the cache, by the thread that computed it. Regions
 // are whole tiles; their rows follow from the shape of the product, their columns may also depend
-// on the number of threads, where k is large.
+// on the number of threads.
 struct GemmFinish {
   void (*function)(void* context, const GemmRegion& region) = nullptr;
   void* context = nullptr;

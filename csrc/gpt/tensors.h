@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 
 #include "flatstep/layout.h"
 
@@ -19,7 +20,8 @@ struct LayerTensors {
     T** const tensors[] = {&ln_1_weight,      &ln_1_bias,      &c_attn_weight,   &c_attn_bias,
                            &attn_proj_weight, &attn_proj_bias, &ln_2_weight,     &ln_2_bias,
                            &c_fc_weight,      &c_fc_bias,      &mlp_proj_weight, &mlp_proj_bias};
-    const LayoutEntry* entry = &layout.entries()[2 + static_cast<std::size_t>(layer) * 12];
+    const std::size_t before = 2 + static_cast<std::size_t>(layer) * std::size(tensors);
+    const LayoutEntry* entry = &layout.entries()[before];
     for (T** tensor : tensors) *tensor = buffer + entry++->offset;
   }
 };
