@@ -100,11 +100,15 @@ class CpuGptOps final : public GptOps {
 
   void gemm(const Gemm& call, float* scratch) const override { cpu::gemm(call, scratch); }
 
-  void gemm_gelu(const Gemm& call, float* activated, float* scratch) const override {
-    const auto* hidden = static_cast<const float*>(call.c);
+  void gemm_gelu(const Gemm& call, float* activated, bool slope, float* scratch) const override {
+    auto* hidden = static_cast<float*>(call.c);
     gemm_then(call, scratch, [&](const GemmRegion& region) {
       for_each_row(region, call.n, activated, [&](std::int64_t at) {
-        gpt_kernels().gelu(hidden + at, activated + at, region.columns);
+        if (slope) {
+          gpt_kernels().gelu_and_slope(hidden + at, activated + at, region.columns);
+        } else {
+          gpt_kernels().gelu(hidden + at, activated + at, region.columns);
+        }
       });
     });
   }
@@ -120,14 +124,14 @@ class CpuGptOps final : public GptOps {
     });
   }
 
-  void gemm_gelu_backward(const Gemm& call, const float* hidden, float* column_sums,
+  void gemm_gelu_backward(const Gemm& call, const float* slope, float* column_sums,
                           bool accumulate, float* scratch) const override {
     auto* grad = static_cast<float*>(call.c);
     const std::int64_t stretch = gemm_region_rows(call.m, call.n);
     float* partials = scratch + gemm_floats(call.m, call.n, call.k);
     gemm_then(call, scratch, [&](const GemmRegion& region) {
-      for_each_row(region, call.n, hidden, [&](std::int64_t at) {
-        gpt_kernels().gelu_backward(hidden + at, grad + at, region.columns);
+      for_each_row(region, call.n, slope, [&](std::int64_t at) {
+        gpt_kernels().multiply(slope + at, region.columns, grad + at);
       });
       kernels().column_sum(grad + region.row * call.n + region.column, call.n, region.rows,
                            region.columns, partials + region.row / stretch * call.n + region.column,

@@ -133,7 +133,7 @@ void Decoder::feed_forward(Rows rows, const LayerTensors<const float>& p) const 
   } else {
     ops_.gemm_gelu(
         product(rows, space_.norm.out, c, p.c_fc_weight, p.c_fc_bias, 4 * c, space_.hidden),
-        space_.activated, space_.scratch);
+        space_.activated, false, space_.scratch);
   }
   add_linear(rows, space_.activated, 4 * c, p.mlp_proj_weight, p.mlp_proj_bias);
 }

@@ -63,14 +63,14 @@ class GptOps {
 
   virtual void gemm(const Gemm& call, float* scratch) const = 0;
   // Products with what follows while C is in the cache; C is contiguous.
-  // activated = gelu(C)
-  virtual void gemm_gelu(const Gemm& call, float* activated, float* scratch) const = 0;
+  // activated = gelu(C); then, with `slope`, C = gelu'(C), for the backward pass.
+  virtual void gemm_gelu(const Gemm& call, float* activated, bool slope, float* scratch) const = 0;
   // C = residual + dropout(product); residual is not C
   virtual void gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
                              float* scratch) const = 0;
-  // C = product * gelu'(hidden); column_sums[j] = sum over rows of C[i, j], or added with
+  // C = product * slope; column_sums[j] = sum over rows of C[i, j], or added with
   // accumulate.
-  virtual void gemm_gelu_backward(const Gemm& call, const float* hidden, float* column_sums,
+  virtual void gemm_gelu_backward(const Gemm& call, const float* slope, float* column_sums,
                                   bool accumulate, float* scratch) const = 0;
 
   // out[r] = dropout(token_table[tokens[r]] + position_table[r % length])

@@ -77,8 +77,8 @@ void Pipeline::forward_to_activated(std::int64_t index) const {
   ops.gemm_residual(linear(a.attention, p.attn_proj_weight, p.attn_proj_bias, c, c, a.middle),
                     a.input, site(Gpt::residual_site(index)), space.scratch);
   ops.layer_norm(a.middle, p.ln_2_weight, p.ln_2_bias, rows(), c, a.ln_2);
-  ops.gemm_gelu(linear(a.ln_2.out, p.c_fc_weight, p.c_fc_bias, c, 4 * c, a.hidden), a.activated,
-                space.scratch);
+  ops.gemm_gelu(linear(a.ln_2.out, p.c_fc_weight, p.c_fc_bias, c, 4 * c, a.slope), a.activated,
+                grads != nullptr, space.scratch);
 }
 
 void Pipeline::forward_layer(std::int64_t index) const {
@@ -148,7 +148,7 @@ void Pipeline::backward_layer(std::int64_t index, bool accumulate) const {
   float* wide = a.activated;  // [rows, 4C], then [rows, 3C]
 
   weight_gradient(a.activated, upstream(), 4 * c, c, g.mlp_proj_weight, accumulate);
-  ops.gemm_gelu_backward(input_gradient(upstream(), p.mlp_proj_weight, 4 * c, c, wide), a.hidden,
+  ops.gemm_gelu_backward(input_gradient(upstream(), p.mlp_proj_weight, 4 * c, c, wide), a.slope,
                          g.c_fc_bias, accumulate, space.scratch);
   weight_gradient(a.ln_2.out, wide, c, 4 * c, g.c_fc_weight, accumulate);
   ops.gemm(input_gradient(wide, p.c_fc_weight, c, 4 * c, space.grad_out), space.scratch);

@@ -15,9 +15,9 @@ void TimedGptOps::gemm(const Gemm& call, float* scratch) const {
   inner_.gemm(call, scratch);
 }
 
-void TimedGptOps::gemm_gelu(const Gemm& call, float* activated, float* scratch) const {
+void TimedGptOps::gemm_gelu(const Gemm& call, float* activated, bool slope, float* scratch) const {
   const Stopwatch watch(&profile_.gemm);
-  inner_.gemm_gelu(call, activated, scratch);
+  inner_.gemm_gelu(call, activated, slope, scratch);
 }
 
 void TimedGptOps::gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
@@ -26,10 +26,10 @@ void TimedGptOps::gemm_residual(const Gemm& call, const float* residual, const D
   inner_.gemm_residual(call, residual, site, scratch);
 }
 
-void TimedGptOps::gemm_gelu_backward(const Gemm& call, const float* hidden, float* column_sums,
+void TimedGptOps::gemm_gelu_backward(const Gemm& call, const float* slope, float* column_sums,
                                      bool accumulate, float* scratch) const {
   const Stopwatch watch(&profile_.gemm);
-  inner_.gemm_gelu_backward(call, hidden, column_sums, accumulate, scratch);
+  inner_.gemm_gelu_backward(call, slope, column_sums, accumulate, scratch);
 }
 
 void TimedGptOps::embed(const float* token_table, const float* position_table,

@@ -36,7 +36,7 @@ LayerActivations take_layer(Arena& arena, const GptConfig& config, SequenceShape
   layer.log_sum = arena.take<float>(rows * config.n_head);
   layer.middle = arena.take<float>(rows * c);
   layer.ln_2 = take_norm(arena, rows, c);
-  layer.hidden = arena.take<float>(rows * 4 * c);
+  layer.slope = arena.take<float>(rows * 4 * c);
   layer.activated = arena.take<float>(rows * 4 * c);
   return layer;
 }

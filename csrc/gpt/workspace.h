@@ -22,7 +22,7 @@ struct LayerActivations {
   float* log_sum;    // [batch, heads, length]
   float* middle;     // [rows, C] the residual stream after attention
   LayerNormResult ln_2;
-  float* hidden;     // [rows, 4C] before GELU
+  float* slope;      // [rows, 4C] of GELU; in inference what it takes
   float* activated;  // [rows, 4C]
 };
 

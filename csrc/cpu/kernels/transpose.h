@@ -35,34 +35,38 @@ inline void transpose_four(const float* from, std::int64_t from_step, float* to,
 
 #undef FLATSTEP_SHUFFLE
 
+// Exchanges the lanes of `upper` that have kHalf in their number with those of `lower` that do not.
+template <int kHalf>
+inline __attribute__((always_inline)) void exchange_lanes(Vector<float>& upper,
+                                                          Vector<float>& lower) {
+  constexpr int kLanes = kLanesOf<float>;
+  const Vector<float> a = upper, b = lower;
+#if defined(__clang__)
+  for (int j = 0; j < kLanes; ++j) {
+    if (j & kHalf) {
+      upper[j] = b[j ^ kHalf];
+    } else {
+      lower[j] = a[j ^ kHalf];
+    }
+  }
+#else
+  typedef int Indices __attribute__((vector_size(kVectorBytes)));
+  Indices to_upper, to_lower;  // they count through both
+  for (int j = 0; j < kLanes; ++j) {
+    to_upper[j] = j & kHalf ? kLanes + (j ^ kHalf) : j;
+    to_lower[j] = j & kHalf ? kLanes + j : j ^ kHalf;
+  }
+  upper = __builtin_shuffle(a, b, to_upper);
+  lower = __builtin_shuffle(a, b, to_lower);
+#endif
+}
+
 // Exchanges the blocks of kHalf x kHalf beside the diagonals of all blocks of 2 kHalf x 2 kHalf.
 template <int kHalf>
 inline __attribute__((always_inline)) void exchange_blocks(Vector<float> (&row)[kLanesOf<float>]) {
-  constexpr int kLanes = kLanesOf<float>;
-#if !defined(__clang__)
-  typedef int Indices __attribute__((vector_size(kVectorBytes)));
-  Indices upper, lower;  // they count through both rows
-  for (int j = 0; j < kLanes; ++j) {
-    upper[j] = j & kHalf ? kLanes + (j ^ kHalf) : j;
-    lower[j] = j & kHalf ? kLanes + j : j ^ kHalf;
-  }
-#endif
 #pragma GCC unroll 16
-  for (int i = 0; i < kLanes; ++i) {
-    if (i & kHalf) continue;
-    const Vector<float> a = row[i], b = row[i | kHalf];
-#if defined(__clang__)
-    for (int j = 0; j < kLanes; ++j) {
-      if (j & kHalf) {
-        row[i][j] = b[j ^ kHalf];
-      } else {
-        row[i | kHalf][j] = a[j ^ kHalf];
-      }
-    }
-#else
-    row[i] = __builtin_shuffle(a, b, upper);
-    row[i | kHalf] = __builtin_shuffle(a, b, lower);
-#endif
+  for (int i = 0; i < kLanesOf<float>; ++i) {
+    if (!(i & kHalf)) exchange_lanes<kHalf>(row[i], row[i | kHalf]);
   }
 }
 
@@ -79,6 +83,26 @@ inline void transpose_vectors(const float* from, std::int64_t from_step, float* 
   exchange_blocks<1>(row);
 #pragma GCC unroll 16
   for (int i = 0; i < kLanes; ++i) store_vector(to + i * to_step, row[i]);
+}
+
+template <int kHalf, class Combine>
+inline __attribute__((always_inline)) void fold_blocks(Vector<float> (&row)[kLanesOf<float>],
+                                                       const Combine& combine) {
+#pragma GCC unroll 16
+  for (int i = 0; i < kHalf; ++i) {
+    exchange_lanes<kHalf>(row[i], row[i + kHalf]);
+    row[i] = combine(row[i], row[i + kHalf]);
+  }
+}
+
+// In lane i, all lanes of row[i] combined: half of a transposition's work. `row` is used up.
+template <class Combine>
+inline Vector<float> combine_lanes(Vector<float> (&row)[kLanesOf<float>], const Combine& combine) {
+  if constexpr (kLanesOf<float> >= 16) fold_blocks<8>(row, combine);
+  if constexpr (kLanesOf<float> >= 8) fold_blocks<4>(row, combine);
+  fold_blocks<2>(row, combine);
+  fold_blocks<1>(row, combine);
+  return row[0];
 }
 
 }  // namespace

@@ -27,14 +27,21 @@ void gelu(const float* __restrict x, float* __restrict out, std::int64_t size) {
   }
 }
 
-void gelu_backward(const float* __restrict x, float* __restrict grad, std::int64_t size) {
+void gelu_and_slope(float* __restrict x, float* __restrict out, std::int64_t size) {
 #pragma omp simd
   for (std::int64_t i = 0; i < size; ++i) {
     const float v = x[i];
     const float s = sigmoid(kTwiceRoot * v * multiply_add(kCubic * v, v, 1.0f));
-    const float slope = kTwiceRoot * multiply_add(3.0f * kCubic * v, v, 1.0f);  // d(2u)/dx
-    grad[i] *= multiply_add(v * s * (1.0f - s), slope, s);
+    const float inner = kTwiceRoot * multiply_add(3.0f * kCubic * v, v, 1.0f);  // d(2u)/dx
+    const float product = v * s;
+    out[i] = product;
+    x[i] = multiply_add(product * (1.0f - s), inner, s);
   }
+}
+
+void multiply(const float* __restrict factors, std::int64_t size, float* __restrict x) {
+#pragma omp simd
+  for (std::int64_t i = 0; i < size; ++i) x[i] *= factors[i];
 }
 
 void sum_partials(const float* partials, std::int64_t count, std::int64_t stride,
@@ -62,7 +69,8 @@ void add(const float* from, std::int64_t size, float* to) {
 
 void fill_activation_kernels(GptKernelTable& table) {
   table.gelu = gelu;
-  table.gelu_backward = gelu_backward;
+  table.gelu_and_slope = gelu_and_slope;
+  table.multiply = multiply;
   table.add_dropout = add_dropout;
   table.sum_partials = sum_partials;
   table.add = add;

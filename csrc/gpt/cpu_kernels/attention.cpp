@@ -9,9 +9,8 @@
 #include <algorithm>
 
 #include "cpu/isa.h"
-#include "cpu/kernels/vector.h"
+#include "cpu/kernels/transpose.h"
 #include "element/exponential.h"
-#include "gpt/cpu_kernels/softmax.h"
 #include "gpt/cpu_kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -66,6 +65,41 @@ std::int64_t score_stride(std::int64_t columns) { return whole_panels(columns) +
 std::int64_t mask_rows(std::int64_t length) {
   constexpr std::int64_t kAtOnce = 128;
   return std::max<std::int64_t>(1, kAtOnce / length);
+}
+
+// x, but `beyond` in the lanes behind column i; the vector is the one that has column i.
+Vector<float> up_to_diagonal(Vector<float> x, std::int64_t i, float beyond) {
+  typedef std::int32_t Lanes __attribute__((vector_size(kVectorBytes)));
+  Lanes lane;
+  for (int j = 0; j < kLanes; ++j) lane[j] = j;
+  return lane <= static_cast<std::int32_t>(i % kLanes) ? x : splat<Vector<float>>(beyond);
+}
+
+// exp(scale * x - shift), for what is not above 0 but for a rounding.
+Vector<float> exponential(Vector<float> x, float scale, float shift) {
+  return scaled_exp(multiply_add(x, splat<Vector<float>>(scale), splat<Vector<float>>(-shift)),
+                    splat<Vector<float>>(-87.3f), 127u);
+}
+
+// log x of numbers from 1 - 2^-9 or so on.
+Vector<float> logarithm(Vector<float> x) {
+  alignas(kVectorBytes) float lanes[kLanes];
+  store_vector(lanes, x);
+  for (std::int64_t j = 0; j < kLanes; j += kLanesOf<double>) {
+    store_double(lanes + j, log1p_nonnegative(load_double(lanes + j) - 1.0));
+  }
+  return load_vector(lanes);
+}
+
+// Zeros in whole vectors from column `from` on, up to `to` or beyond it.
+void fill_zeros(float* row, std::int64_t from, std::int64_t to) {
+  for (std::int64_t j = from; j < to; j += kLanes) store_vector(row + j, Vector<float>{});
+}
+
+void store_some(float* to, std::int64_t size, Vector<float> v) {
+  alignas(kVectorBytes) float lanes[kLanes];
+  store_vector(lanes, v);
+  std::copy_n(lanes, size, to);
 }
 
 struct Scratch {
@@ -162,21 +196,42 @@ const float* drop_row(const Attention& a, const Head& head, std::int64_t i, std:
   return multipliers + skipped;
 }
 
-// Turns row i of the scores, for columns up to `columns`, into exp(score - maximum), dropped;
-// returns the sum before the dropout and sets the log-sum-exp.
-float dropped_row(const Attention& a, const Head& head, std::int64_t i, std::int64_t columns,
-                  float* row, float* multipliers) {
-  const std::int64_t size = whole_vectors(i + 1);
-  std::fill(row + i + 1, row + size, -kInfinite<float>);
-  const ExponentialSum sum = exponentials(row, size, head.scale);
-  if (a.drop) {
-    const float* const factors = drop_row(a, head, i, size, multipliers);
-#pragma omp simd
-    for (std::int64_t j = 0; j < size; ++j) row[j] *= factors[j];
+// Turns up to kLanes rows of the scores, from row i on and for columns up to `columns`, into
+// exp(score - maximum), dropped; sets the log-sum-exp and the inverse of the sum before the
+// dropout.
+void dropped_rows(const Attention& a, const Head& head, std::int64_t i, std::int64_t rows,
+                  std::int64_t columns, float* scores, std::int64_t stride, float* multipliers,
+                  float* inverse) {
+  Vector<float> lanes[kLanes] = {};
+  for (std::int64_t r = 0; r < rows; ++r) {
+    float* row = scores + r * stride;
+    const std::int64_t last = (i + r) / kLanes * kLanes;
+    Vector<float> most = up_to_diagonal(load_vector(row + last), i + r, -kInfinite<float>);
+    store_vector(row + last, most);
+    for (std::int64_t j = 0; j < last; j += kLanes) most = larger(load_vector(row + j), most);
+    lanes[r] = most;
   }
-  if (size < columns) std::fill(row + size, row + columns, 0.0f);
-  a.log_sum[head.log_sum_offset + i] = sum.log();
-  return sum.sum;
+  const Vector<float> maxima =
+      head.scale * combine_lanes(lanes, [](auto x, auto y) { return larger(x, y); });
+  alignas(kVectorBytes) float maximum[kLanes];
+  store_vector(maximum, maxima);
+  for (std::int64_t r = 0; r < rows; ++r) {
+    float* row = scores + r * stride;
+    const std::int64_t size = whole_vectors(i + r + 1);
+    const float* factors = a.drop ? drop_row(a, head, i + r, size, multipliers) : nullptr;
+    Vector<float> sum = {};
+    for (std::int64_t j = 0; j < size; j += kLanes) {
+      const Vector<float> power = exponential(load_vector(row + j), head.scale, maximum[r]);
+      sum += power;
+      store_vector(row + j, factors == nullptr ? power : power * load_vector(factors + j));
+    }
+    fill_zeros(row, size, columns);
+    lanes[r] = sum;
+  }
+  const Vector<float> sums = combine_lanes(lanes, [](auto x, auto y) { return x + y; });
+  // The largest is 1 but for a rounding, so the sum is at least that.
+  store_some(a.log_sum + head.log_sum_offset + i, rows, maxima + logarithm(sums));
+  store_some(inverse, rows, 1.0f / sums);
 }
 
 void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, float* base) {
@@ -194,9 +249,9 @@ void attention(const Attention& a, std::int64_t batch, std::int64_t head_index, 
     multiply({query + first * head.stride, head.stride, false}, keys, rows, whole_panels(columns),
              a.width, scratch.scores, stride, false);
     float inverse[kBlock];
-    for (std::int64_t r = 0; r < rows; ++r) {
-      inverse[r] = 1.0f / dropped_row(a, head, first + r, columns, scratch.scores + r * stride,
-                                      scratch.multipliers);
+    for (std::int64_t r = 0; r < rows; r += kLanes) {
+      dropped_rows(a, head, first + r, std::min(kLanes, rows - r), columns,
+                   scratch.scores + r * stride, stride, scratch.multipliers, inverse + r);
     }
     float* out = a.out + head.out_offset + first * head.out_stride;
     multiply({scratch.scores, stride, false}, values, rows, a.width, columns, out, head.out_stride,
@@ -214,28 +269,26 @@ void backward_row(const Attention& a, const Head& head, std::int64_t i, std::int
                   float grad_dot_out, float* __restrict scores, float* __restrict weights,
                   float* multipliers) {
   const float log_sum = a.log_sum[head.log_sum_offset + i];
-  const std::int64_t size = whole_vectors(i + 1);
-  std::fill(scores + i + 1, scores + size, -kInfinite<float>);
-  if (a.drop) {
-    const float* const __restrict factors = drop_row(a, head, i, size, multipliers);
-#pragma omp simd
-    for (std::int64_t j = 0; j < size; ++j) {
-      const float probability = exp_nonpositive(multiply_add(scores[j], head.scale, -log_sum));
-      const float grad = multiply_add(weights[j], factors[j], -grad_dot_out);
-      weights[j] = probability * grad * head.scale;
-      scores[j] = probability * factors[j];
+  const std::int64_t last = i / kLanes * kLanes, size = last + kLanes;
+  const float* const factors = a.drop ? drop_row(a, head, i, size, multipliers) : nullptr;
+  store_vector(scores + last, up_to_diagonal(load_vector(scores + last), i, -kInfinite<float>));
+  // A gradient that is not finite would leave NaN beyond the diagonal.
+  store_vector(weights + last, up_to_diagonal(load_vector(weights + last), i, 0.0f));
+  for (std::int64_t j = 0; j < size; j += kLanes) {
+    const Vector<float> probability = exponential(load_vector(scores + j), head.scale, log_sum);
+    Vector<float> grad = load_vector(weights + j), kept = probability;
+    if (factors == nullptr) {
+      grad -= grad_dot_out;
+    } else {
+      const Vector<float> factor = load_vector(factors + j);
+      grad = multiply_add(grad, factor, splat<Vector<float>>(-grad_dot_out));
+      kept *= factor;
     }
-  } else {
-#pragma omp simd
-    for (std::int64_t j = 0; j < size; ++j) {
-      const float probability = exp_nonpositive(multiply_add(scores[j], head.scale, -log_sum));
-      weights[j] = probability * (weights[j] - grad_dot_out) * head.scale;
-      scores[j] = probability;
-    }
+    store_vector(weights + j, probability * grad * head.scale);
+    store_vector(scores + j, kept);
   }
-  if (size < columns) std::fill(scores + size, scores + columns, 0.0f);
-  // Beyond the diagonal, where a gradient that is not finite would leave NaN.
-  std::fill(weights + i + 1, weights + std::max(size, columns), 0.0f);
+  fill_zeros(scores, size, columns);
+  fill_zeros(weights, size, columns);
 }
 
 // rowsum(dO * O) of position i.

@@ -68,8 +68,10 @@ struct GptKernelTable {
                               float* partial);
 
   void (*gelu)(const float* x, float* out, std::int64_t size);
-  // grad = grad * gelu'(x)
-  void (*gelu_backward)(const float* x, float* grad, std::int64_t size);
+  // The same, and x becomes gelu'(x).
+  void (*gelu_and_slope)(float* x, float* out, std::int64_t size);
+  // x[j] *= factors[j]
+  void (*multiply)(const float* factors, std::int64_t size, float* x);
   // out = residual + x * multiplier for elements from `first` on of the array; residual may be null
   // (0), out may be x.
   void (*add_dropout)(const ElementDropout&, const float* x, const float* residual,
