@@ -124,8 +124,8 @@ class CpuGptOps final : public GptOps {
     });
   }
 
-  void gemm_gelu_backward(const Gemm& call, const float* slope, float* column_sums,
-                          bool accumulate, float* scratch) const override {
+  void gemm_gelu_backward(const Gemm& call, const float* slope, float* column_sums, bool accumulate,
+                          float* scratch) const override {
     auto* grad = static_cast<float*>(call.c);
     const std::int64_t stretch = gemm_region_rows(call.m, call.n);
     float* partials = scratch + gemm_floats(call.m, call.n, call.k);
@@ -254,8 +254,11 @@ class CpuGptOps final : public GptOps {
       for (; chunk >= chunks(*gradient); ++gradient) chunk -= chunks(*gradient);
       const std::int64_t begin = chunk * kChunk, size = std::min(kChunk, gradient->size - begin);
       float* x = gradient->x + begin;
-      if (gradient->addend != nullptr) gpt_kernels().add(gradient->addend + begin, size, x);
-      if (gradient->sums != nullptr) gradient->sums[chunk] = kernels().sum_of_squares_f32(x, size);
+      const double squares =
+          gradient->addend == nullptr
+              ? kernels().sum_of_squares_f32(x, size)
+              : kernels().accumulate_f32(x, gradient->addend + begin, size, 1.0f, false);
+      if (gradient->sums != nullptr) gradient->sums[chunk] = squares;
     });
   }
 

@@ -61,7 +61,13 @@ double accumulate(T* __restrict totals, const T* __restrict src, std::int64_t si
 void column_sum(const float* x, std::int64_t row_stride, std::int64_t rows, std::int64_t columns,
                 float* __restrict out, bool accumulate) {
   if (!accumulate) std::memset(out, 0, static_cast<std::size_t>(columns) * sizeof(float));
-  for (std::int64_t i = 0; i < rows; ++i) {
+  std::int64_t i = 0;
+  for (; i + 4 <= rows; i += 4) {
+    const float* __restrict a = x + i * row_stride, * __restrict b = a + row_stride, * __restrict c = b + row_stride, * __restrict d = c + row_stride;
+#pragma omp simd
+    for (std::int64_t j = 0; j < columns; ++j) out[j] = out[j] + a[j] + b[j] + c[j] + d[j];
+  }
+  for (; i < rows; ++i) {
     const float* __restrict row = x + i * row_stride;
 #pragma omp simd
     for (std::int64_t j = 0; j < columns; ++j) out[j] += row[j];

@@ -15,18 +15,22 @@ namespace {
 [[maybe_unused]] void add_dropout(const ElementDropout& dropout, const float* x,
                                   const float* residual, std::int64_t first, std::int64_t size,
                                   float* out) {
+  if (!dropout.drop && residual != nullptr) {
+#pragma omp simd
+    for (std::int64_t i = 0; i < size; ++i) out[i] = residual[i] + x[i];
+    return;
+  }
+  if (!dropout.drop) {
+    if (out != x) std::copy_n(x, size, out);
+    return;
+  }
   constexpr std::int64_t kBuffer = 512;
   alignas(64) float multipliers[kBuffer];
   for (std::int64_t begin = 0; begin < size; begin += kBuffer) {
     const std::int64_t count = std::min(kBuffer, size - begin);
     const float* from = x + begin;
     float* to = out + begin;
-    if (dropout.drop) {
-      kernels().dropout_multipliers(dropout.task, dropout.first + first + begin, count,
-                                    multipliers);
-    } else {
-      std::fill_n(multipliers, count, 1.0f);
-    }
+    kernels().dropout_multipliers(dropout.task, dropout.first + first + begin, count, multipliers);
     if (residual == nullptr) {
 #pragma omp simd
       for (std::int64_t i = 0; i < count; ++i) to[i] = from[i] * multipliers[i];

@@ -4,7 +4,8 @@
 #include <algorithm>
 #include <cstring>
 
-#include "cpu/kernels/vector.h"
+#include "cpu/isa.h"
+#include "cpu/kernels/transpose.h"
 #include "gpt/cpu_kernels/add_dropout.h"
 #include "gpt/cpu_kernels/tables.h"
 
@@ -13,58 +14,128 @@ namespace {
 
 constexpr float kEpsilon = 1e-5f;
 
+constexpr std::int64_t kLanes = kLanesOf<float>;
+using V = Vector<float>;
+
+// Rows at a time: their sums are those of a vector's lanes, which take as long for one row as for
+// kLanes of them. Long rows would leave the nearest cache.
+std::int64_t rows_together(std::int64_t width) { return width <= 128 ? kLanes : 4; }
+
+// visit(first column, lanes) of each vector of a row; the last may have fewer lanes.
+template <class Visit>
+void for_each_vector(std::int64_t width, const Visit& visit) {
+  std::int64_t j = 0;
+  for (; j + kLanes <= width; j += kLanes) visit(j, kLanes);
+  if (j < width) visit(j, width - j);
+}
+
+// The other lanes are `rest`.
+V load_lanes(const float* from, std::int64_t lanes, float rest = 0.0f) {
+  if (lanes == kLanes) return load_vector(from);
+  V v = splat<V>(rest);
+  std::memcpy(&v, from, static_cast<std::size_t>(lanes) * sizeof(float));
+  return v;
+}
+
+void store_lanes(float* to, std::int64_t lanes, V v) {
+  if (lanes == kLanes) return store_vector(to, v);
+  std::memcpy(to, &v, static_cast<std::size_t>(lanes) * sizeof(float));
+}
+
+// The sums of the lanes of each vector, over the width.
+V means(V (&lanes)[kLanes], std::int64_t width) {
+  return (1.0f / static_cast<float>(width)) * combine_lanes(lanes, [](V x, V y) { return x + y; });
+}
+
 void layer_norm(const float* x, const float* weight, const float* bias, std::int64_t width,
                 std::int64_t begin, std::int64_t end, float* out, float* mean, float* rstd) {
-  const float inverse_width = 1.0f / static_cast<float>(width);
-  for (std::int64_t i = begin; i < end; ++i) {
-    const float* row = x + i * width;
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (std::int64_t j = 0; j < width; ++j) sum += row[j];
-    const float m = sum * inverse_width;
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (std::int64_t j = 0; j < width; ++j) squares += (row[j] - m) * (row[j] - m);
-    const float r = 1.0f / std::sqrt(squares * inverse_width + kEpsilon);
-    float* to = out + i * width;
-#pragma omp simd
-    for (std::int64_t j = 0; j < width; ++j) {
-      to[j] = multiply_add((row[j] - m) * r, weight[j], bias[j]);
+  const std::int64_t group = rows_together(width);
+  for (std::int64_t first = begin; first < end; first += group) {
+    const std::int64_t rows = std::min(group, end - first);
+    V sums[kLanes] = {}, squares[kLanes] = {};
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const float* row = x + (first + i) * width;
+      V sum = {};
+      for_each_vector(width,
+                      [&](std::int64_t j, std::int64_t n) { sum += load_lanes(row + j, n); });
+      sums[i] = sum;
     }
-    mean[i] = m;
-    rstd[i] = r;
+    store_lanes(mean + first, rows, means(sums, width));
+    for (std::int64_t i = 0; i < rows; ++i) {
+      const float* row = x + (first + i) * width;
+      const float m = mean[first + i];
+      V sum = {};
+      for_each_vector(width, [&](std::int64_t j, std::int64_t n) {
+        const V centred = load_lanes(row + j, n, m) - m;
+        sum = multiply_add(centred, centred, sum);
+      });
+      squares[i] = sum;
+    }
+    store_lanes(rstd + first, rows, 1.0f / square_root(means(squares, width) + kEpsilon));
+    for (std::int64_t i = first; i < first + rows; ++i) {
+      const float m = mean[i], r = rstd[i];
+      for_each_vector(width, [&](std::int64_t j, std::int64_t n) {
+        const V normalised = (load_lanes(x + i * width + j, n) - m) * r;
+        store_lanes(out + i * width + j, n,
+                    multiply_add(normalised, load_lanes(weight + j, n), load_lanes(bias + j, n)));
+      });
+    }
   }
 }
 
-// One row of grad_x; the gradients of weight and bias are added to.
-void backward_row(const LayerNormBackward& task, std::int64_t i, float* __restrict grad_weight,
-                  float* __restrict grad_bias) {
+// Sums over `kRows` rows from row i on, of which `sums` and `projections` take those along them;
+// the gradients of weight and bias are added to.
+template <int kRows>
+void sum_rows(const LayerNormBackward& task, std::int64_t i, V* sums, V* projections,
+              float* grad_weight, float* grad_bias) {
   const std::int64_t width = task.width;
-  const float inverse_width = 1.0f / static_cast<float>(width);
-  const float* row = task.x + i * width;
-  const float* upstream = task.grad_out + i * width;
-  const float* weight = task.weight;
-  const float m = task.mean[i], r = task.rstd[i];
-  float sum = 0, projection = 0;
-#pragma omp simd reduction(+ : sum, projection)
-  for (std::int64_t j = 0; j < width; ++j) {
-    const float normalised = (row[j] - m) * r;
-    const float g = upstream[j] * weight[j];
-    sum += g;
-    projection += g * normalised;
-    grad_weight[j] += upstream[j] * normalised;
-    grad_bias[j] += upstream[j];
+  const float *x = task.x + i * width, *upstream = task.grad_out + i * width;
+  const float *mean = task.mean + i, *rstd = task.rstd + i;
+  V sum[kRows] = {}, projection[kRows] = {};
+  for_each_vector(width, [&](std::int64_t j, std::int64_t n) {
+    const V weight = load_lanes(task.weight + j, n);
+    V weight_sum = load_lanes(grad_weight + j, n), bias_sum = load_lanes(grad_bias + j, n);
+#pragma GCC unroll 4
+    for (int r = 0; r < kRows; ++r) {
+      const V normalised = (load_lanes(x + r * width + j, n) - mean[r]) * rstd[r];
+      const V grad = load_lanes(upstream + r * width + j, n), scaled = grad * weight;
+      sum[r] += scaled;
+      projection[r] = multiply_add(scaled, normalised, projection[r]);
+      weight_sum = multiply_add(grad, normalised, weight_sum);
+      bias_sum += grad;
+    }
+    store_lanes(grad_weight + j, n, weight_sum);
+    store_lanes(grad_bias + j, n, bias_sum);
+  });
+  std::copy_n(sum, kRows, sums);
+  std::copy_n(projection, kRows, projections);
+}
+
+// Up to kLanes rows of grad_x; the gradients of weight and bias are added to.
+void backward_rows(const LayerNormBackward& task, std::int64_t first, std::int64_t rows,
+                   float* grad_weight, float* grad_bias) {
+  const std::int64_t width = task.width;
+  V lanes[2][kLanes] = {};
+  std::int64_t done = 0;
+  for (; done + 4 <= rows; done += 4) {
+    sum_rows<4>(task, first + done, lanes[0] + done, lanes[1] + done, grad_weight, grad_bias);
   }
-  sum *= inverse_width;
-  projection *= inverse_width;
-  float* to = task.grad_x + i * width;
-  const float keep = task.add ? 1.0f : 0.0f;
-  if (!task.add) std::memset(to, 0, static_cast<std::size_t>(width) * sizeof(float));
-#pragma omp simd
-  for (std::int64_t j = 0; j < width; ++j) {
-    const float normalised = (row[j] - m) * r;
-    const float g = upstream[j] * weight[j];
-    to[j] = multiply_add(r, (g - sum) - normalised * projection, keep * to[j]);
+  for (; done < rows; ++done) {
+    sum_rows<1>(task, first + done, lanes[0] + done, lanes[1] + done, grad_weight, grad_bias);
+  }
+  alignas(kVectorBytes) float sums[kLanes], projections[kLanes];
+  store_vector(sums, means(lanes[0], width));
+  store_vector(projections, means(lanes[1], width));
+  for (std::int64_t r = 0; r < rows; ++r) {
+    const std::int64_t at = (first + r) * width;
+    const float m = task.mean[first + r], rstd = task.rstd[first + r];
+    for_each_vector(width, [&](std::int64_t j, std::int64_t n) {
+      const V normalised = (load_lanes(task.x + at + j, n) - m) * rstd;
+      const V scaled = load_lanes(task.grad_out + at + j, n) * load_lanes(task.weight + j, n);
+      const V before = task.add ? load_lanes(task.grad_x + at + j, n) : V{};
+      const V inner = multiply_add(normalised, splat<V>(-projections[r]), scaled - sums[r]);
+      store_lanes(task.grad_x + at + j, n, multiply_add(splat<V>(rstd), inner, before));
+    });
   }
 }
 
@@ -74,20 +145,14 @@ void layer_norm_backward(const LayerNormBackward& task, std::int64_t begin, std:
   std::memset(partial, 0, static_cast<std::size_t>(3 * width) * sizeof(float));
   float* branch_sum = partial + 2 * width;
   const float* branch = task.branch != nullptr ? task.branch : task.grad_x;
-  // Short rows together: a mask of few elements takes nearly as long as one of 128.
-  const std::int64_t group = std::max<std::int64_t>(1, 128 / width);
+  const std::int64_t group = rows_together(width);
   for (std::int64_t first = begin; first < end; first += group) {
-    const std::int64_t stop = std::min(end, first + group), at = first * width;
-    for (std::int64_t i = first; i < stop; ++i) backward_row(task, i, partial, partial + width);
-    if (task.branch != nullptr) {
-      add_dropout(task.dropout, task.grad_x + at, nullptr, at, (stop - first) * width,
-                  task.branch + at);
+    const std::int64_t rows = std::min(group, end - first), at = first * width;
+    backward_rows(task, first, rows, partial, partial + width);
+    if (task.branch != nullptr) {  // the mask of several short rows at once
+      add_dropout(task.dropout, task.grad_x + at, nullptr, at, rows * width, task.branch + at);
     }
-    for (std::int64_t i = first; i < stop; ++i) {
-      const float* grad = branch + i * width;
-#pragma omp simd
-      for (std::int64_t j = 0; j < width; ++j) branch_sum[j] += grad[j];
-    }
+    kernels().column_sum(branch + at, width, rows, width, branch_sum, true);
   }
 }
 
