@@ -17,12 +17,13 @@ enum class Order { forwards, backwards };
 // visited are those that a visit just before has left in the cache.
 template <class Visit>
 void for_each_chunk(const GradPartials& table, Order order, const Visit& visit) {
-  constexpr std::int64_t kChunksPerTask = 8;
-  const std::int64_t tasks = (table.chunks() + kChunksPerTask - 1) / kChunksPerTask;
+  // Neighbours go together; those of a small model are few, and many of them short.
+  const std::int64_t at_once = std::clamp<std::int64_t>(table.chunks() / 16, 1, 8);
+  const std::int64_t tasks = (table.chunks() + at_once - 1) / at_once;
   parallel_for(tasks, [&](std::int64_t number, int) {
     const std::int64_t task = order == Order::forwards ? number : tasks - 1 - number;
-    const std::int64_t first = task * kChunksPerTask;
-    const std::int64_t last = std::min(first + kChunksPerTask, table.chunks());
+    const std::int64_t first = task * at_once;
+    const std::int64_t last = std::min(first + at_once, table.chunks());
     const auto& starts = table.first_chunk;
     std::size_t tensor = static_cast<std::size_t>(
         std::upper_bound(starts.begin(), starts.end(), first) - starts.begin() - 1);

@@ -25,16 +25,20 @@ bool same_group(const Segment& a, const Segment& b) {
   return same_betas && a.lr_scale == b.lr_scale && a.weight_decay == b.weight_decay;
 }
 
-// Of each segment; neighbours often share them.
+// Of each segment; often they take turns in two groups, with decay and without.
 template <class T>
 std::vector<UpdateScalars<T>> all_scalars(const UpdateTask& task) {
+  const auto& segments = task.segments;
   std::vector<UpdateScalars<T>> all;
-  all.reserve(task.segments.size());
-  for (std::size_t i = 0; i < task.segments.size(); ++i) {
-    const bool known = i > 0 && same_group(task.segments[i - 1], task.segments[i]);
-    all.push_back(known ? all.back()
-                        : scalars_of<T>(update_group(task.options, task.segments[i]),
-                                        task.step_options.lr, task.step, task.grad_multiplier));
+  all.reserve(segments.size());
+  for (std::size_t i = 0; i < segments.size(); ++i) {
+    const std::size_t earliest = i - std::min<std::size_t>(i, 2);
+    std::size_t like = i;
+    for (std::size_t j = earliest; j < i; ++j)
+      like = same_group(segments[j], segments[i]) ? j : like;
+    all.push_back(like < i ? all[like]
+                           : scalars_of<T>(update_group(task.options, segments[i]),
+                                           task.step_options.lr, task.step, task.grad_multiplier));
   }
   return all;
 }

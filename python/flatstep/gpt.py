@@ -181,18 +181,18 @@ class GPT:
                 raise ValueError(f"loss_divisor: got {loss_divisor}, expected a number > 0")
         self.grad_partials = None
         kept = _core.GradPartials() if partials else None
-        loss = self._core.forward_backward(
+        loss = self._core.forward_backward(  # by position, which small models notice
             self.params,
             self.grads,
             tokens,
             targets,
-            label_smoothing=_checks.number(label_smoothing, "label_smoothing"),
-            seed=self.seed,
-            step=_checks.step_number(step),
-            accumulate=bool(accumulate),
-            loss_divisor=loss_divisor,
-            partials=kept,
-            recompute=bool(self.recompute),
+            _checks.number(label_smoothing, "label_smoothing"),
+            self.seed,
+            _checks.step_number(step),
+            bool(accumulate),
+            loss_divisor,
+            kept,
+            bool(self.recompute),
         )
         self.grad_partials = kept
         return loss
