@@ -53,6 +53,12 @@ GradPartials::GradPartials(std::vector<std::int64_t> tensor_sizes)
 
 GradPartials::GradPartials(const Layout& layout) : GradPartials(sizes_of(layout)) {}
 
+bool GradPartials::are_of(const Layout& layout) const {
+  const auto same = [](std::int64_t size, const LayoutEntry& entry) { return size == entry.size; };
+  return !on_device && std::equal(sizes.begin(), sizes.end(), layout.entries().begin(),
+                                  layout.entries().end(), same);
+}
+
 double GradPartials::norm() const {
   if (on_device) return backend_of(device)->norm_of(*this);
   double sum = 0;

@@ -15,7 +15,9 @@ std::int64_t copy_checked(const Index* ids, const TokenBatch& shape, std::int64_
   for (std::int64_t i = 0; i < shape.batch * shape.length; ++i) {
     const std::int64_t id = ids[i];
     const bool skip = ignored && id == *ignored;
-    if (!skip) check_id(id, vocab_size, argument, i / shape.length, i % shape.length);
+    if (!skip && (id < 0 || id >= vocab_size)) {
+      check_id(id, vocab_size, argument, i / shape.length, i % shape.length);
+    }
     out[i] = id;
     valid += skip ? 0 : 1;
   }

@@ -169,7 +169,9 @@ double Gpt::forward_backward(const float* params, float* grads, const TokenBatch
       workspace_bytes, {options.seed, options.step, 0}, [&](const Call& call) {
         const std::int64_t valid = copy_targets(targets, tokens, config_.vocab_size,
                                                 options.ignore_index, call.memory.targets);
-        if (options.partials != nullptr) *options.partials = GradPartials(layout_);
+        if (options.partials != nullptr && !options.partials->are_of(layout_)) {
+          *options.partials = GradPartials(layout_);
+        }
         const CrossEntropyOptions criterion = loss_options(
             valid, options.loss_divisor, options.label_smoothing, options.ignore_index);
         loss = call.memory.parts.size() == 2 ? train_halves(call, criterion, grads, options)

@@ -1,5 +1,6 @@
 #include <pybind11/stl.h>
 
+#include <array>
 #include <map>
 #include <mutex>
 #include <optional>
@@ -7,6 +8,7 @@
 
 #include "core/checks.h"
 #include "flatstep/gpt.h"
+#include "flatstep/runtime.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
 #include "python/scratch.h"
@@ -67,8 +69,14 @@ class PyGpt {
     const BatchArg tokens(tokens_object, "tokens"), targets(targets_object, "targets");
     const Unlocked unlocked;
     const std::lock_guard<std::mutex> lock(mutex_);
-    const std::size_t bytes =
-        gpt_.training_workspace_bytes(tokens.batch.batch, tokens.batch.length, options.recompute);
+    const std::array<std::int64_t, 4> shape{tokens.batch.batch, tokens.batch.length,
+                                            options.recompute ? 1 : 0, get_num_threads()};
+    if (shape != planned_) {
+      planned_bytes_ =
+          gpt_.training_workspace_bytes(tokens.batch.batch, tokens.batch.length, options.recompute);
+      planned_ = shape;
+    }
+    const std::size_t bytes = planned_bytes_;
     return gpt_.forward_backward(params.as<const float>(), grads.as<float>(), tokens.batch,
                                  targets.batch, options, scratch_.at_least(bytes), bytes);
   }
@@ -149,6 +157,9 @@ class PyGpt {
 
   Gpt gpt_;
   Scratch scratch_;
+  // What the last training pass asked for: batch, length, recomputation, threads; and its bytes.
+  std::array<std::int64_t, 4> planned_{};
+  std::size_t planned_bytes_ = 0;
   std::mutex mutex_;  // calls share the scratch memory
 };
 

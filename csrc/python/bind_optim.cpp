@@ -111,8 +111,8 @@ class PyOptimizer {
     optimizer_ = std::make_shared<Optimizer>(complete, std::move(list), place_.device);
   }
 
-  // (grad_norm, clip_scale, skipped, nonfinite segment or -1, its index), or a StepReport. On a
-  // CUDA device the step runs where the params' library works now.
+  // (grad_norm, clip_scale, skipped, nonfinite segment or -1, its index, steps done), or a
+  // StepReport. On a CUDA device the step runs where the params' library works now.
   py::object step(const py::list& grad_objects, py::handle device_lr, StepOptions options) {
     const bool cuda = place_.device.type == DeviceType::cuda;
     if (cuda) {
@@ -143,7 +143,8 @@ class PyOptimizer {
       result = optimizer_->step(pointers, options);
     }
     return py::make_tuple(result.grad_norm, result.clip_scale, result.skipped,
-                          result.nonfinite_segment, result.nonfinite_index);
+                          result.nonfinite_segment, result.nonfinite_index,
+                          optimizer_->step_count());
   }
 
   std::int64_t step_count() const {

@@ -246,7 +246,7 @@ class Optimizer:
         grad_scale: float,
         zero_grad: bool,
         partials: GradPartials | None,
-    ) -> tuple[float, float, bool, int, int] | StepReport: ...
+    ) -> tuple[float, float, bool, int, int, int] | StepReport: ...
     step_count: int
     weight_decay: float
 

@@ -155,30 +155,37 @@ class Optimizer:
             RuntimeError: another thread is inside ``step``, or ``max_consecutive_skips`` steps in a
                 row were not finite (on CUDA, when the result or the next one is waited for).
         """
+        # Between two steps the caches have lost this code: each function more takes microseconds.
         device_lr, used_lr = None, self._lr
-        if lr is not None:
+        if type(lr) is float:
+            used_lr = lr
+        elif lr is not None:
             if _arrays.is_array(lr) and _arrays.cuda_index(lr) is not None:
                 device_lr = lr
             else:
                 used_lr = _checks.number(lr, "lr")
-        if not isinstance(partials, (_core.GradPartials, type(None))):
+        if partials is not None and not isinstance(partials, _core.GradPartials):
             raise TypeError(
                 f"partials: got {type(partials).__name__}, expected flatstep.GradPartials"
             )
-        values = self._core.step(  # by position, which small steps notice
+        if max_norm is not None and type(max_norm) is not float:
+            max_norm = _checks.number(max_norm, "max_norm")
+        if type(grad_scale) is not float:
+            grad_scale = _checks.number(grad_scale, "grad_scale")
+        values = self._core.step(  # by position: names are looked up
             as_list(grads),
             used_lr,
             device_lr,
-            None if max_norm is None else _checks.number(max_norm, "max_norm"),
-            _checks.number(grad_scale, "grad_scale"),
+            max_norm,
+            grad_scale,
             bool(zero_grad),
             partials,
         )
         if type(values) is not tuple:
             return StepOnDevice(values, self._segments, used_lr if device_lr is None else None)
-        norm, clip_scale, skipped, segment, index = values
+        norm, clip_scale, skipped, segment, index, count = values
         nonfinite = (self._segments[segment].name, index) if segment >= 0 else None
-        return StepInfo(norm, clip_scale, skipped, nonfinite, used_lr, self.step_count)
+        return StepInfo(norm, clip_scale, skipped, nonfinite, used_lr, count)
 
     def _like_params(self, arrays):
         return arrays[0] if self._flat else arrays

@@ -55,7 +55,7 @@ class GPT:
         self.layout = Layout._from_core(self._core.layout)
         self.params = np.empty(self.layout.size, np.float32)
         self.grads = np.zeros(self.layout.size, np.float32)
-        self.grad_partials = None
+        self.grad_partials, self._partials = None, _core.GradPartials()
         self._views = self.layout.views(self.params)
         self._core.initialize(self.params, self.seed)
 
@@ -179,22 +179,27 @@ class GPT:
             loss_divisor = _checks.number(loss_divisor, "loss_divisor")
             if not loss_divisor > 0:
                 raise ValueError(f"loss_divisor: got {loss_divisor}, expected a number > 0")
+        if type(label_smoothing) is not float:
+            label_smoothing = _checks.number(label_smoothing, "label_smoothing")
+        if type(step) is not int or not 0 <= step < 2**48:
+            step = _checks.step_number(step)
         self.grad_partials = None
-        kept = _core.GradPartials() if partials else None
-        loss = self._core.forward_backward(  # by position, which small models notice
+        # As in Optimizer.step, few functions and no names: a small model notices.
+        loss = self._core.forward_backward(
             self.params,
             self.grads,
             tokens,
             targets,
-            _checks.number(label_smoothing, "label_smoothing"),
+            label_smoothing,
             self.seed,
-            _checks.step_number(step),
+            step,
             bool(accumulate),
             loss_divisor,
-            kept,
+            self._partials if partials else None,
             bool(self.recompute),
         )
-        self.grad_partials = kept
+        if partials:
+            self.grad_partials = self._partials
         return loss
 
     def loss(self, tokens, targets):

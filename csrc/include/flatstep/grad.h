@@ -43,6 +43,8 @@ struct GradPartials {
   std::size_t first_index(std::size_t tensor) const {
     return static_cast<std::size_t>(first_chunk[tensor]);
   }
+  // Whether they are sums of the tensors of a flat buffer, in the host's memory.
+  FLATSTEP_API bool are_of(const Layout& layout) const;
   std::int64_t chunks() const { return first_chunk.empty() ? 0 : first_chunk.back(); }
   // sqrt of the sum of all, in the order above. Where a CUDA device has the sums, this waits for
   // them.

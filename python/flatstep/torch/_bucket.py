@@ -224,6 +224,6 @@ class Bucket:
         if type(values) is not tuple:
             lr = None if isinstance(self._lr, torch.Tensor) else self.shown_lr()
             return StepOnDevice(values, self.entries, lr)
-        norm, clip_scale, skipped, segment, index = values
+        norm, clip_scale, skipped, segment, index, _ = values
         nonfinite = (self.entries[segment].name, index) if segment >= 0 else None
         return StepInfo(norm, clip_scale, skipped, nonfinite, self.shown_lr(), self.count())
