@@ -17,9 +17,10 @@ constexpr float kEpsilon = 1e-5f;
 constexpr std::int64_t kLanes = kLanesOf<float>;
 using V = Vector<float>;
 
-// Rows at a time: their sums are those of a vector's lanes, which take as long for one row as for
-// kLanes of them. Long rows would leave the nearest cache.
-std::int64_t rows_together(std::int64_t width) { return width <= 128 ? kLanes : 4; }
+// Rows at a time: adding the lanes takes as long for one as for kLanes of them, but many long rows
+// would leave the nearest cache.
+bool short_rows(std::int64_t width) { return width <= 128; }
+std::int64_t rows_together(std::int64_t width) { return short_rows(width) ? kLanes : 4; }
 
 // visit(first column, lanes) of each vector of a row; the last may have fewer lanes.
 template <class Visit>
@@ -117,7 +118,8 @@ void backward_rows(const LayerNormBackward& task, std::int64_t first, std::int64
   const std::int64_t width = task.width;
   V lanes[2][kLanes] = {};
   std::int64_t done = 0;
-  for (; done + 4 <= rows; done += 4) {
+  // Long ones come from afar, which is quicker row by row.
+  for (; short_rows(width) && done + 4 <= rows; done += 4) {
     sum_rows<4>(task, first + done, lanes[0] + done, lanes[1] + done, grad_weight, grad_bias);
   }
   for (; done < rows; ++done) {
