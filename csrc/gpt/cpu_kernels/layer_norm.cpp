@@ -30,19 +30,6 @@ void for_each_vector(std::int64_t width, const Visit& visit) {
   if (j < width) visit(j, width - j);
 }
 
-// The other lanes are `rest`.
-V load_lanes(const float* from, std::int64_t lanes, float rest = 0.0f) {
-  if (lanes == kLanes) return load_vector(from);
-  V v = splat<V>(rest);
-  std::memcpy(&v, from, static_cast<std::size_t>(lanes) * sizeof(float));
-  return v;
-}
-
-void store_lanes(float* to, std::int64_t lanes, V v) {
-  if (lanes == kLanes) return store_vector(to, v);
-  std::memcpy(to, &v, static_cast<std::size_t>(lanes) * sizeof(float));
-}
-
 // The sums of the lanes of each vector, over the width.
 V means(V (&lanes)[kLanes], std::int64_t width) {
   return (1.0f / static_cast<float>(width)) * combine_lanes(lanes, [](V x, V y) { return x + y; });
@@ -58,27 +45,28 @@ void layer_norm(const float* x, const float* weight, const float* bias, std::int
       const float* row = x + (first + i) * width;
       V sum = {};
       for_each_vector(width,
-                      [&](std::int64_t j, std::int64_t n) { sum += load_lanes(row + j, n); });
+                      [&](std::int64_t j, std::int64_t n) { sum += load_first(row + j, n, 0.0f); });
       sums[i] = sum;
     }
-    store_lanes(mean + first, rows, means(sums, width));
+    store_first(mean + first, rows, means(sums, width));
     for (std::int64_t i = 0; i < rows; ++i) {
       const float* row = x + (first + i) * width;
       const float m = mean[first + i];
       V sum = {};
       for_each_vector(width, [&](std::int64_t j, std::int64_t n) {
-        const V centred = load_lanes(row + j, n, m) - m;
+        const V centred = load_first(row + j, n, m) - m;
         sum = multiply_add(centred, centred, sum);
       });
       squares[i] = sum;
     }
-    store_lanes(rstd + first, rows, 1.0f / square_root(means(squares, width) + kEpsilon));
+    store_first(rstd + first, rows, 1.0f / square_root(means(squares, width) + kEpsilon));
     for (std::int64_t i = first; i < first + rows; ++i) {
       const float m = mean[i], r = rstd[i];
       for_each_vector(width, [&](std::int64_t j, std::int64_t n) {
-        const V normalised = (load_lanes(x + i * width + j, n) - m) * r;
-        store_lanes(out + i * width + j, n,
-                    multiply_add(normalised, load_lanes(weight + j, n), load_lanes(bias + j, n)));
+        const V normalised = (load_first(x + i * width + j, n, 0.0f) - m) * r;
+        store_first(out + i * width + j, n,
+                    multiply_add(normalised, load_first(weight + j, n, 0.0f),
+                                 load_first(bias + j, n, 0.0f)));
       });
     }
   }
@@ -94,19 +82,20 @@ void sum_rows(const LayerNormBackward& task, std::int64_t i, V* sums, V* project
   const float *mean = task.mean + i, *rstd = task.rstd + i;
   V sum[kRows] = {}, projection[kRows] = {};
   for_each_vector(width, [&](std::int64_t j, std::int64_t n) {
-    const V weight = load_lanes(task.weight + j, n);
-    V weight_sum = load_lanes(grad_weight + j, n), bias_sum = load_lanes(grad_bias + j, n);
+    const V weight = load_first(task.weight + j, n, 0.0f);
+    V weight_sum = load_first(grad_weight + j, n, 0.0f),
+      bias_sum = load_first(grad_bias + j, n, 0.0f);
 #pragma GCC unroll 4
     for (int r = 0; r < kRows; ++r) {
-      const V normalised = (load_lanes(x + r * width + j, n) - mean[r]) * rstd[r];
-      const V grad = load_lanes(upstream + r * width + j, n), scaled = grad * weight;
+      const V normalised = (load_first(x + r * width + j, n, 0.0f) - mean[r]) * rstd[r];
+      const V grad = load_first(upstream + r * width + j, n, 0.0f), scaled = grad * weight;
       sum[r] += scaled;
       projection[r] = multiply_add(scaled, normalised, projection[r]);
       weight_sum = multiply_add(grad, normalised, weight_sum);
       bias_sum += grad;
     }
-    store_lanes(grad_weight + j, n, weight_sum);
-    store_lanes(grad_bias + j, n, bias_sum);
+    store_first(grad_weight + j, n, weight_sum);
+    store_first(grad_bias + j, n, bias_sum);
   });
   std::copy_n(sum, kRows, sums);
   std::copy_n(projection, kRows, projections);
@@ -132,11 +121,12 @@ void backward_rows(const LayerNormBackward& task, std::int64_t first, std::int64
     const std::int64_t at = (first + r) * width;
     const float m = task.mean[first + r], rstd = task.rstd[first + r];
     for_each_vector(width, [&](std::int64_t j, std::int64_t n) {
-      const V normalised = (load_lanes(task.x + at + j, n) - m) * rstd;
-      const V scaled = load_lanes(task.grad_out + at + j, n) * load_lanes(task.weight + j, n);
-      const V before = task.add ? load_lanes(task.grad_x + at + j, n) : V{};
+      const V normalised = (load_first(task.x + at + j, n, 0.0f) - m) * rstd;
+      const V scaled =
+          load_first(task.grad_out + at + j, n, 0.0f) * load_first(task.weight + j, n, 0.0f);
+      const V before = task.add ? load_first(task.grad_x + at + j, n, 0.0f) : V{};
       const V inner = multiply_add(normalised, splat<V>(-projections[r]), scaled - sums[r]);
-      store_lanes(task.grad_x + at + j, n, multiply_add(splat<V>(rstd), inner, before));
+      store_first(task.grad_x + at + j, n, multiply_add(splat<V>(rstd), inner, before));
     });
   }
 }
