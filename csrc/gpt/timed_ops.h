@@ -38,8 +38,8 @@ class TimedGptOps final : public GptOps {
   void gemm_gelu(const Gemm& call, float* activated, bool slope, float* scratch) const override;
   void gemm_residual(const Gemm& call, const float* residual, const DropoutSite& site,
                      float* scratch) const override;
-  void gemm_gelu_backward(const Gemm& call, const float* slope, float* column_sums,
-                          bool accumulate, float* scratch) const override;
+  void gemm_gelu_backward(const Gemm& call, const float* slope, float* column_sums, bool accumulate,
+                          float* scratch) const override;
   void embed(const float* token_table, const float* position_table, const std::int64_t* tokens,
              SequenceShape shape, std::int64_t width, const DropoutSite& site,
              float* out) const override;
