@@ -134,9 +134,6 @@ void backward_row(const Attention& a, const Head& head, std::int64_t i, std::int
   const float log_sum = a.log_sum[head.log_sum_offset + i];
   const std::int64_t last = i / kLanes * kLanes, size = last + kLanes;
   const float* const factors = a.drop ? drop_row(a, head, i, size, multipliers) : nullptr;
-  store_vector(scores + last, up_to_diagonal(load_vector(scores + last), i, -kInfinite<float>));
-  // A gradient that is not finite would leave NaN beyond the diagonal.
-  store_vector(weights + last, up_to_diagonal(load_vector(weights + last), i, 0.0f));
   for (std::int64_t j = 0; j < size; j += kLanes) {
     const Vector<float> probability = exponential(load_vector(scores + j), head.scale, log_sum);
     Vector<float> grad = load_vector(weights + j), kept = probability;
@@ -150,6 +147,9 @@ void backward_row(const Attention& a, const Head& head, std::int64_t i, std::int
     store_vector(weights + j, probability * grad * head.scale);
     store_vector(scores + j, kept);
   }
+  // Here, so that what is not finite stays within its row and its columns.
+  store_vector(scores + last, up_to_diagonal(load_vector(scores + last), i, 0.0f));
+  store_vector(weights + last, up_to_diagonal(load_vector(weights + last), i, 0.0f));
   fill_zeros(scores, size, columns);
   fill_zeros(weights, size, columns);
 }
