@@ -90,9 +90,9 @@ FLATSTEP_ELEMENT void exp_and_less_one(F x, F& value, F& less_one) {
   less_one = multiply_add(power, tail, power - 1.0);
 }
 
-// log(1 + x) for x >= 0. With 1 + x = 2^k m and m in [sqrt(1/2), sqrt(2)):
-// log m = 2 atanh(s), s = (m - 1) / (m + 1), by its Taylor series; what rounding 1 + x lost is
-// added to first order. Error below 2 ULP.
+// log(1 + x) for x >= 0, and for x = f - 1 with a float32 f of 2^-20 or more. With 1 + x = 2^k m
+// and m in [sqrt(1/2), sqrt(2)): log m = 2 atanh(s), s = (m - 1) / (m + 1), by its Taylor series;
+// what rounding 1 + x lost is added to first order. Error below 2 ULP.
 template <class F>
 FLATSTEP_ELEMENT F log1p_nonnegative(F x) {
   constexpr std::uint64_t kRootHalf = 0x3fe6a09e667f3bcdu;  // sqrt(1/2)

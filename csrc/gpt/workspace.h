@@ -22,7 +22,7 @@ struct LayerActivations {
   float* log_sum;    // [batch, heads, length]
   float* middle;     // [rows, C] the residual stream after attention
   LayerNormResult ln_2;
-  float* slope;      // [rows, 4C] of GELU; in inference what it takes
+  float* slope;      // [rows, 4C] GELU's derivative; in inference its input
   float* activated;  // [rows, 4C]
 };
 

@@ -26,7 +26,8 @@ class GPT:
     Attributes:
         params, grads: flat float32 NumPy arrays of ``num_params`` elements.
         grad_partials: :class:`flatstep.GradPartials` of ``grads``, or None; see
-            :meth:`forward_backward`. Set it to None when you change ``grads`` yourself.
+            :meth:`forward_backward`, which rewrites the same object. Set it to None when you change
+            ``grads`` yourself.
         recompute: as given; assign to it to change the passes from then on.
         layout: names, shapes and offsets; the names and the orientation of the weights are those of
             Hugging Face GPT-2. 1-D tensors (biases, norms) have weight decay 0.

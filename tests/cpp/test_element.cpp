@@ -98,6 +98,26 @@ void test_softcap() {
   CHECK(std::isnan(cap(std::nan(""), softcap, slope)));
 }
 
+// Also of what is a little below 0, or far: the logarithm of a positive float32 less 1.
+void test_logarithm() {
+  using element_test::log1p_nonnegative;
+  std::mt19937_64 engine(3);
+  std::uniform_real_distribution<double> uniform;
+  double worst = 0;
+  const auto check = [&](double x) {
+    const long double wanted = std::log1p(static_cast<long double>(x));
+    const long double error = std::fabs(log1p_nonnegative(x) - wanted);
+    worst = std::fmax(worst, static_cast<double>(error / std::fabs(wanted)));
+  };
+  for (int i = 0; i < 200000; ++i) {
+    check(std::exp2(1300 * uniform(engine) - 1000));
+    check(double{static_cast<float>(std::exp2(120 * uniform(engine) - 20))} - 1.0);
+    check(double{static_cast<float>(1.0 - std::exp2(-1 - 23 * uniform(engine)))} - 1.0);
+  }
+  CHECK(worst <= 4 * 0x1p-53);
+  CHECK(log1p_nonnegative(0.0) == 0.0 && std::isnan(log1p_nonnegative(std::nan(""))));
+}
+
 void test_rounding_bits_of_a_lane() {
   for (const std::int64_t step : {std::int64_t{1}, (std::int64_t{1} << 48) - 1}) {
     const RoundingKey key{0x123456789abcdefu, step, 5};
@@ -137,6 +157,7 @@ int main() {
   require_isa();
   test_power();
   test_softcap();
+  test_logarithm();
   test_rounding_bits_of_a_lane();
   test_order_of_the_norm();
   return report();

@@ -61,7 +61,7 @@ Vector<float> exponential(Vector<float> x, float scale, float shift) {
                     splat<Vector<float>>(-87.3f), 127u);
 }
 
-// log x; x - 1 is exact in double, so that any positive float32 will do.
+// log x, for sums of exponentials of which the largest is 1 but for a rounding.
 Vector<float> logarithm(Vector<float> x) {
   alignas(kVectorBytes) float lanes[kLanes];
   store_vector(lanes, x);
@@ -121,7 +121,6 @@ void dropped_rows(const Attention& a, const Head& head, std::int64_t i, std::int
     lanes[r] = sum;
   }
   const Vector<float> sums = combine_lanes(lanes, [](auto x, auto y) { return x + y; });
-  // The largest is 1 but for a rounding, so the sum is at least that.
   store_first(a.log_sum + head.log_sum_offset + i, rows, maxima + logarithm(sums));
   store_first(inverse, rows, 1.0f / sums);
 }
