@@ -1,10 +1,11 @@
-// Arithmetic that all devices share: powers, random bits of a lane, the order of the norm's sum.
+// Arithmetic that all devices share: powers, random bits, the order of the norm's sum.
 #define FLATSTEP_ELEMENTS element_test
 #include <cmath>
 #include <random>
 #include <vector>
 
 #include "check.h"
+#include "core/dropout_task.h"
 #include "core/rounding.h"
 #include "element/power.h"
 #include "element/softcap.h"
@@ -134,6 +135,29 @@ void test_rounding_bits_of_a_lane() {
   }
 }
 
+// Any first index and size give the words of their counters, also where the lower word wraps.
+void test_dropout_from_any_index() {
+  const double p = 0.3;
+  const DropoutKey key{0x123456789ABCDEF0u, (std::int64_t{5} << 32) + 7, 3};
+  const DropoutTask task = dropout_task(p, key);
+  std::vector<std::uint8_t> mask(700);
+  std::mt19937_64 engine(2);
+  std::int64_t wrong = 0;
+  for (const std::int64_t start : {std::int64_t{0}, (std::int64_t{1} << 34) - 320}) {
+    for (int trial = 0; trial < 200; ++trial) {
+      const auto first = start + static_cast<std::int64_t>(engine() % 300);
+      const auto size = static_cast<std::int64_t>(engine() % mask.size());
+      dropout_mask(mask.data(), size, p, key, first);
+      for (std::int64_t i = 0; i < size; ++i) {
+        const auto index = static_cast<std::uint64_t>(first + i);
+        const PhiloxWord4 words = dropout_words(task, index / 4);
+        wrong += mask[static_cast<std::size_t>(i)] != (words.word[index % 4] >= task.threshold);
+      }
+    }
+  }
+  CHECK(wrong == 0);
+}
+
 // Groups of 256 chunks in order, then the groups in order.
 void test_order_of_the_norm() {
   GradPartials partials({(600 * GradPartials::kChunk)});
@@ -159,6 +183,7 @@ int main() {
   test_softcap();
   test_logarithm();
   test_rounding_bits_of_a_lane();
+  test_dropout_from_any_index();
   test_order_of_the_norm();
   return report();
 }

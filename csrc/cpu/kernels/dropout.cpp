@@ -1,5 +1,6 @@
 // Philox4x32-10 over blocks of four indices; the counter is laid out in flatstep/dropout.h.
 #include <algorithm>
+#include <type_traits>
 
 #include "core/dropout_task.h"
 #include "cpu/kernels/philox_lanes.h"
@@ -9,69 +10,81 @@
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
-// Counters worked on side by side, and for what a few of them give.
-constexpr int kBlocks = 32, kFewBlocks = 16;
+using Keys = PhiloxKeys<kPhiloxRounds>;
+using Words = Vector<std::uint64_t>;
 
-template <int kCounters>
-void philox_blocks(const DropoutTask& task, std::int64_t first_block,
-                   PhiloxLanes<kCounters>& lanes) {
-  const PhiloxWord4 counter = dropout_counter(task, static_cast<std::uint64_t>(first_block));
-  for (int word = 0; word < 4; ++word) {
-    for (int i = 0; i < kCounters; ++i) lanes.word[word][i] = counter.word[word];
+constexpr std::int64_t kCounters = PhiloxHalves::kCounters, kElements = 4 * kCounters;
+// Vectors of counters that are worked on side by side: as many as there are registers for.
+constexpr int kAtOnce = kVectorBytes == 64 ? 4 : 3;
+
+// The counters from `block` on, in the order in which exchange_lanes() makes a row of their words:
+// the first half of them in the even lanes, the second in the odd ones.
+inline __attribute__((always_inline)) PhiloxHalves counters_from(const DropoutTask& task,
+                                                                 std::int64_t block) {
+  Words lane;
+  for (int i = 0; i < kCounters; ++i) {
+    lane[i] = static_cast<std::uint64_t>(i / 2 + i % 2 * (kCounters / 2));
   }
-  for (int i = 0; i < kCounters; ++i) lanes.word[0][i] += static_cast<std::uint32_t>(i);
-  if (lanes.word[0][kCounters - 1] < lanes.word[0][0]) {  // the lower word of the block has wrapped
-    for (int i = 0; i < kCounters; ++i) {
-      lanes.word[1][i] = dropout_counter(task, static_cast<std::uint64_t>(first_block + i)).word[1];
-    }
-  }
-  philox_lanes<kPhiloxRounds>(task.seed, lanes);
+  const Words index = lane + static_cast<std::uint64_t>(block);
+  const PhiloxWord4 counter = dropout_counter(task, 0);
+  return {{index, ((index >> 32) & 0xffffu) | std::uint64_t{counter.word[1]},
+           splat<Words>(std::uint64_t{counter.word[2]}),
+           splat<Words>(std::uint64_t{counter.word[3]})}};
 }
 
-// group[4 * i + word] of all counters i: 4 x 4 at a time.
-template <int kCounters>
-void multipliers_of(const DropoutTask& task, const PhiloxLanes<kCounters>& words, float* group) {
+inline Vector<float> multiplier(const DropoutTask& task, Vector<std::uint32_t> random) {
   using Bits = Vector<std::uint32_t>;
-  const Bits threshold = splat<Bits>(task.threshold);
   const Bits scale = bits_of(splat<Vector<float>>(task.scale));
-  alignas(64) float chosen[4][kCounters];
-  for (int word = 0; word < 4; ++word) {
-    for (int i = 0; i < kCounters; i += static_cast<int>(kLanesOf<float>)) {
-      const Bits random = load_vector(&words.word[word][i]);
-      store_vector<float>(&chosen[word][i], float_of((Bits)(random >= threshold) & scale));
-    }
-  }
-  for (int i = 0; i < kCounters; i += 4) {
-    transpose_four(&chosen[0][i], kCounters, group + 4 * i, 4);
+  return float_of((Bits)(random >= splat<Bits>(task.threshold)) & scale);
+}
+
+// The multipliers of kCount kElements indices from 4 `block` on.
+template <int kCount>
+void write_multipliers(const DropoutTask& task, const Keys& keys, std::int64_t block, float* to) {
+  PhiloxHalves halves[kCount];
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i) halves[i] = counters_from(task, block + i * kCounters);
+  philox_halves(keys, halves);
+#pragma GCC unroll 8
+  for (int i = 0; i < kCount; ++i, to += kElements) {
+    const Words* word = halves[i].word;
+    Vector<float> first = multiplier(task, side_by_side(word[0], word[1]));
+    Vector<float> second = multiplier(task, side_by_side(word[2], word[3]));
+    exchange_lanes<2>(first, second);
+    store_vector(to, first);
+    store_vector(to + kLanesOf<float>, second);
   }
 }
 
-// The multipliers of those counters from `block` on that lie in [first, end).
-template <int kCounters>
-void write_multipliers(const DropoutTask& task, std::int64_t block, std::int64_t first,
-                       std::int64_t end, float* multipliers) {
-  PhiloxLanes<kCounters> words;
-  philox_blocks(task, block, words);
-  const std::int64_t begin = block * 4, stop = (block + kCounters) * 4;
-  if (begin >= first && stop <= end) {
-    multipliers_of(task, words, multipliers + (begin - first));
-    return;
-  }
-  alignas(64) float group[4 * kCounters];
-  multipliers_of(task, words, group);
-  const std::int64_t from = std::max(first, begin);
-  std::memcpy(multipliers + (from - first), group + (from - begin),
-              static_cast<std::size_t>(std::min(end, stop) - from) * sizeof(float));
-}
-
-void dropout_multipliers(const DropoutTask& task, std::int64_t first, std::int64_t size,
+void dropout_multipliers(const DropoutTask& dropout, std::int64_t first, std::int64_t size,
                          float* multipliers) {
-  const std::int64_t end = first + size;
+  const DropoutTask task = dropout;  // a copy, which the stores cannot change
+  const Keys keys(task.seed);
   std::int64_t block = first / 4;
-  for (; (block + kFewBlocks) * 4 < end; block += kBlocks) {
-    write_multipliers<kBlocks>(task, block, first, end, multipliers);
-  }
-  if (block * 4 < end) write_multipliers<kFewBlocks>(task, block, first, end, multipliers);
+  // At the ends, where an array has a part of them only.
+  const auto write_part = [&](std::int64_t skipped) {
+    alignas(kVectorBytes) float all[kElements];
+    write_multipliers<1>(task, keys, block, all);
+    const std::int64_t count = std::min(size, kElements - skipped);
+    std::memcpy(multipliers, all + skipped, static_cast<std::size_t>(count) * sizeof(float));
+    return count;
+  };
+  const auto advance = [&](std::int64_t vectors, std::int64_t count) {
+    block += vectors * kCounters;
+    multipliers += count;
+    size -= count;
+  };
+  const auto write_all = [&](auto at_once) __attribute__((always_inline)) {
+    constexpr int kCount = at_once;
+    for (; size >= kCount * kElements; advance(kCount, kCount * kElements)) {
+      write_multipliers<kCount>(task, keys, block, multipliers);
+    }
+  };
+  if (size > 0 && first % 4 != 0) advance(1, write_part(first % 4));
+  write_all(std::integral_constant<int, kAtOnce>{});
+  write_all(std::integral_constant<int, 2>{});
+  write_all(std::integral_constant<int, 1>{});
+  if (size > 0) write_part(0);
 }
 
 }  // namespace

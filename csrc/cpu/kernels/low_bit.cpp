@@ -112,22 +112,31 @@ void update_sgd(const LowBitArrays& arrays, std::int64_t size, const UpdateScala
 // See core/rounding.h.
 void rounding_bits(const RoundingKey& key, std::int64_t first, std::int64_t size,
                    std::uint16_t* bits) {
-  constexpr int kCounters = static_cast<int>(kRoundingCounters);
-  PhiloxLanes<kCounters> lanes;
+  using Words = PhiloxHalves::V;
+  constexpr int kVectors = static_cast<int>(kRoundingCounters / PhiloxHalves::kCounters);
+  const PhiloxKeys<kRoundingRounds> keys(key.seed ^ kRoundingDomain);
+  Words lane;
+  for (int i = 0; i < PhiloxHalves::kCounters; ++i) lane[i] = static_cast<std::uint64_t>(2 * i);
   for (std::int64_t i = 0; i < size; i += kBlock) {
     const auto counter = static_cast<std::uint64_t>((first + i) / kBlock * kRoundingCounters);
-    for (int lane = 0; lane < kCounters; ++lane) {
-      lanes.word[0][lane] = static_cast<std::uint32_t>(counter) + static_cast<std::uint32_t>(lane);
-      lanes.word[1][lane] = static_cast<std::uint32_t>(key.tensor);
-      lanes.word[2][lane] = static_cast<std::uint32_t>(key.step);
-      lanes.word[3][lane] = static_cast<std::uint32_t>(key.step >> 32 & 0xffff) |
-                            static_cast<std::uint32_t>((counter >> 32 & 0xffff) << 16);
+    const std::uint64_t rest[3] = {
+        static_cast<std::uint32_t>(key.tensor), static_cast<std::uint32_t>(key.step),
+        (static_cast<std::uint64_t>(key.step) >> 32 & 0xffff) | (counter >> 32 & 0xffff) << 16};
+    // Even and odd counters in turn, so that their words are side by side.
+    PhiloxHalves halves[kVectors];
+#pragma GCC unroll 8
+    for (int v = 0; v < kVectors; ++v) {
+      const auto from =
+          counter + static_cast<std::uint64_t>(v / 2 * 2 * PhiloxHalves::kCounters + v % 2);
+      halves[v] = {
+          {lane + from, splat<Words>(rest[0]), splat<Words>(rest[1]), splat<Words>(rest[2])}};
     }
-    philox_lanes<kRoundingRounds>(key.seed ^ kRoundingDomain, lanes);
+    philox_halves(keys, halves);
     for (int word = 0; word < 4; ++word) {
-      for (int lane = 0; lane < kCounters; lane += static_cast<int>(kLanes)) {
-        const U random = load_vector(&lanes.word[word][lane]);
-        std::uint16_t* to = bits + i + word * kCounters + lane;
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; v += 2) {
+        const U random = side_by_side(halves[v].word[word], halves[v + 1].word[word]);
+        std::uint16_t* to = bits + i + word * kRoundingCounters + v / 2 * kLanes;
         store_vector<std::uint16_t>(to, narrow(random));
         store_vector<std::uint16_t>(to + kBlock / 2, narrow(random >> 16));
       }

@@ -8,15 +8,27 @@
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
-// word[k][i] is word k of counter i, then of the result.
-template <int kCounters>
-struct PhiloxLanes {
-  alignas(64) std::uint32_t word[4][kCounters];
+// The keys of all rounds.
+template <int kRounds>
+struct PhiloxKeys {
+  std::uint64_t word[kRounds][2];
+
+  explicit PhiloxKeys(std::uint64_t seed) {
+    auto key0 = static_cast<std::uint32_t>(seed);
+    auto key1 = static_cast<std::uint32_t>(seed >> 32);
+    for (auto& key : word) {
+      key[0] = key0;
+      key[1] = key1;
+      key0 += kPhiloxWeyl0;
+      key1 += kPhiloxWeyl1;
+    }
+  }
 };
 
-// Every lane of 64 bits holds one counter's word in its lower half; what lies above is never used.
+// A counter in every lane of 64 bits, its words in the lower halves; what lies above is never used.
 struct PhiloxHalves {
   using V = Vector<std::uint64_t>;
+  static constexpr std::int64_t kCounters = kLanesOf<std::uint64_t>;
   V word[4];
 
   void round(V key0, V key1) {
@@ -29,30 +41,20 @@ struct PhiloxHalves {
   }
 };
 
-template <int kRounds, int kCounters>
-void philox_lanes(std::uint64_t seed, PhiloxLanes<kCounters>& lanes) {
-  using V = Vector<std::uint64_t>;
-  constexpr int kStep = static_cast<int>(kLanesOf<std::uint32_t>);
-  static_assert(kCounters % kStep == 0);
-  for (int first = 0; first < kCounters; first += kStep) {
-    PhiloxHalves even, odd;
-    for (int k = 0; k < 4; ++k) {
-      even.word[k] = (V)load_vector(&lanes.word[k][first]);
-      odd.word[k] = even.word[k] >> 32;
-    }
-    std::uint32_t key0 = static_cast<std::uint32_t>(seed);
-    std::uint32_t key1 = static_cast<std::uint32_t>(seed >> 32);
-    for (int round = 0; round < kRounds; ++round) {
-      even.round(splat<V>(key0), splat<V>(key1));
-      odd.round(splat<V>(key0), splat<V>(key1));
-      key0 += kPhiloxWeyl0;
-      key1 += kPhiloxWeyl1;
-    }
-    for (int k = 0; k < 4; ++k) {
-      const V both = (even.word[k] & 0xffffffffu) | odd.word[k] << 32;
-      store_vector<std::uint32_t>(&lanes.word[k][first], (Vector<std::uint32_t>)both);
-    }
+// Several vectors of counters, round by round: each waits for its own products only.
+template <int kRounds, int kCount>
+inline __attribute__((always_inline)) void philox_halves(const PhiloxKeys<kRounds>& keys,
+                                                         PhiloxHalves (&halves)[kCount]) {
+  using V = PhiloxHalves::V;
+  for (const auto& key : keys.word) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kCount; ++i) halves[i].round(splat<V>(key[0]), splat<V>(key[1]));
   }
+}
+
+// Two words side by side in each lane.
+inline Vector<std::uint32_t> side_by_side(PhiloxHalves::V lower, PhiloxHalves::V upper) {
+  return (Vector<std::uint32_t>)((lower & 0xffffffffu) | upper << 32);
 }
 
 }  // namespace
