@@ -53,15 +53,12 @@ void check_class_weight(const void* weights, std::int64_t classes) {
   for (std::int64_t j = 0; j < classes; ++j) {
     fine &= weight[j] >= 0 && weight[j] <= std::numeric_limits<A>::max();
   }
-  for (std::int64_t j = 0; !fine; ++j) {
-    if (!(std::isfinite(weight[j]) && weight[j] >= 0)) {
-      CrossEntropyStatus status;
-      status.fault = LossFault::class_weight;
-      status.where = j;
-      status.value = static_cast<double>(weight[j]);
-      throw_fault(status);
-    }
-  }
+  if (fine) return;
+  CrossEntropyStatus status;
+  status.fault = LossFault::class_weight;
+  while (std::isfinite(weight[status.where]) && weight[status.where] >= 0) ++status.where;
+  status.value = static_cast<double>(weight[status.where]);
+  throw_fault(status);
 }
 
 // ---- rows --------------------------------------------------------------------------------------

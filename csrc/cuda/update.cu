@@ -11,7 +11,7 @@ namespace {
 
 constexpr int kWarps = 8;
 constexpr int kThreads = kWarps * kWarp;
-constexpr int kBlocksPerMultiprocessor = 4;
+[[maybe_unused]] constexpr int kBlocksPerMultiprocessor = 4;
 static_assert(kStateBlock == kEach * kWarp && kRoundingBlock == kStateBlock, "one block a warp");
 
 __device__ void report_skip(const UpdateCall& call, const TensorBatch<1>& batch, const Chunk& chunk,

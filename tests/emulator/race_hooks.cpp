@@ -1,6 +1,7 @@
 // What code compiled with -fsanitize=thread calls at each access to memory. It is given to the
 // emulator; the sanitizer's own runtime, which knows nothing of fibers, is not linked.
 #include <cstddef>
+#include <cstdint>
 
 #include "emulator.h"
 
@@ -41,6 +42,11 @@ FLATSTEP_HOOK(vptr_read, (void**)) {}
 unsigned char atomic8_load(const volatile unsigned char* address,
                            int) __asm__("__tsan_atomic8_load");
 unsigned char atomic8_load(const volatile unsigned char* address, int) {
+  return __atomic_load_n(address, __ATOMIC_SEQ_CST);
+}
+std::uint64_t atomic64_load(const volatile std::uint64_t* address,
+                            int) __asm__("__tsan_atomic64_load");
+std::uint64_t atomic64_load(const volatile std::uint64_t* address, int) {
   return __atomic_load_n(address, __ATOMIC_SEQ_CST);
 }
 int atomic32_fetch_add(volatile int* address, int value, int) __asm__("__tsan_atomic32_fetch_add");

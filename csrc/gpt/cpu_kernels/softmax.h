@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
+#include "cpu/kernels/cross_entropy_lanes.h"
 #include "element/exponential.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -17,10 +18,7 @@ struct ExponentialSum {
 
 // row = exp(scale * row - maximum) in place.
 inline ExponentialSum exponentials(float* row, std::int64_t size, float scale) {
-  float maximum = -kInfinite<float>;
-#pragma omp simd reduction(max : maximum)
-  for (std::int64_t j = 0; j < size; ++j) maximum = row[j] > maximum ? row[j] : maximum;
-  maximum *= scale;
+  const float maximum = scale * range_of(row, size).largest;
   float sum = 0;
 #pragma omp simd reduction(+ : sum)
   for (std::int64_t j = 0; j < size; ++j) {

@@ -32,7 +32,7 @@ class Matrix {
  public:
   Matrix(DType dtype, std::int64_t rows, std::int64_t columns, std::uint32_t seed,
          std::int64_t padding = 3, std::int64_t offset = 0)
-      : dtype_(dtype), columns_(columns), stride_(columns + padding), offset_(offset) {
+      : dtype_(dtype), stride_(columns + padding), offset_(offset) {
     const std::int64_t size = offset + rows * stride_;
     std::vector<char> bytes(static_cast<std::size_t>(size * size_of(dtype)));
     values_.resize(static_cast<std::size_t>(size));
@@ -75,7 +75,7 @@ class Matrix {
 
  private:
   DType dtype_;
-  std::int64_t columns_, stride_, offset_;
+  std::int64_t stride_, offset_;
   std::vector<double> values_;
   char* memory_ = nullptr;
 };
