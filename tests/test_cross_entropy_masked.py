@@ -7,8 +7,9 @@ import pytest
 
 BLOCK = 2048
 TARGET = BLOCK + 5
-# Three blocks and a part that ends in part of a vector.
-CLASSES = 3 * BLOCK + 37
+# Blocks, enough for a row to be split among threads, and a part that ends in part of a vector.
+BLOCKS = 16
+CLASSES = BLOCKS * BLOCK + 37
 
 # The masked classes of a row; TARGET is never one.
 PLACES = {
@@ -17,7 +18,7 @@ PLACES = {
     "end of the first block": slice(BLOCK - 1, BLOCK),
     "second block": slice(BLOCK + 100, BLOCK + 103),
     "tail": slice(CLASSES - 1, CLASSES),
-    "last block": slice(3 * BLOCK, CLASSES),
+    "last block": slice(BLOCKS * BLOCK, CLASSES),
     "first block": slice(0, BLOCK),
     "all blocks but one": np.r_[0:BLOCK, 2 * BLOCK : CLASSES],
     "all classes but one": np.r_[0:TARGET, TARGET + 1 : CLASSES],

@@ -22,9 +22,9 @@ def as_bytes(data):
     return np.frombuffer(data, np.uint8)
 
 
-# 1003 rows split unevenly for every thread count; one row cannot be split; 50257 columns make
-# each row a task of its own.
-@pytest.mark.parametrize("shape", ((1003, 97), (1, 5000), (37, 50257)))
+# 1003 rows split unevenly for every thread count; one row is split over its classes; 50257 columns
+# make each row a task of its own; what is small stays on one thread.
+@pytest.mark.parametrize("shape", ((1003, 97), (1, 40_003), (37, 50257), (1, 5000)))
 @pytest.mark.parametrize("reduction", ("mean", "sum", "none"))
 @pytest.mark.parametrize("weighted", (False, True), ids=("", "weighted"))
 def test_cross_entropy(assert_same_for_all_threads, rng, shape, reduction, weighted):

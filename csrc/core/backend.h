@@ -47,8 +47,9 @@ class Backend {
  public:
   virtual ~Backend() = default;
 
-  // Runs a body that makes several of the calls below, with the threads standing by in between.
-  virtual void together(const std::function<void()>& body) const = 0;
+  // Runs a body that makes several of the calls below, with the threads standing by in between; for
+  // few elements the calling thread does all of it, before others would have come.
+  virtual void together(std::int64_t elements, const std::function<void()>& body) const = 0;
 
   // See flatstep/memory.h.
   virtual void* allocate(std::size_t bytes) const = 0;

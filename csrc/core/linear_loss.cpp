@@ -292,7 +292,9 @@ CrossEntropyResult linear_cross_entropy(const ConstMatrix& hidden_in, const Cons
   const BackendHandle backend = backend_of(device);
   const LossTask task{targets, classes, DType::f32, options};
   CrossEntropyResult result;
-  backend->together([&] {  // inside, the number of threads stays, and with it the workspace
+  // Inside, the number of threads stays, and with it the workspace.
+  const std::int64_t enough = std::min<std::int64_t>(classes * width, 1 << 20);
+  backend->together(rows * enough, [&] {
     const Shape shape{rows, width, classes, dtype};
     const Chunks chunks{*backend, shape, options};
     require_workspace(workspace, workspace_bytes, chunks.bytes(1, 0));

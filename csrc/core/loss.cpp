@@ -190,7 +190,8 @@ CrossEntropyResult cross_entropy(const ConstMatrix& logits_in, const IndexArray&
   const BackendHandle backend = backend_of(device);
   const LossTask task{targets, logits.cols, accumulation_dtype(logits.dtype), options};
   CrossEntropyResult result;
-  backend->together([&] {  // inside, the number of threads stays, and with it the workspace
+  // Inside, the number of threads stays, and with it the workspace.
+  backend->together(logits.rows * logits.cols, [&] {
     const CrossEntropyRows rows = rows_of(logits, targets, options, outputs);
     require_workspace(memory, workspace_bytes, Workspace(*backend, rows, nullptr).bytes);
     const Workspace workspace(*backend, rows, memory);

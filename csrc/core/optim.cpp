@@ -52,6 +52,7 @@ struct Optimizer::Plan {
   std::vector<std::int64_t> sizes;
   Buffers owned;  // parameters and state
   // Of the last step: what was seen before is not checked again.
+  std::int64_t elements = 0;
   std::vector<void*> checked_grads;
   DType checked_dtype = DType::f32;
 };
@@ -67,6 +68,7 @@ Optimizer::Optimizer(const OptimizerOptions& options, std::vector<Segment> segme
   }
   plan_->owned.require_disjoint();
   plan_->sizes = sizes_of(segments_);
+  for (const std::int64_t size : plan_->sizes) plan_->elements += size;
   plan_->engine = backend_of(device_)->step_engine(options_, segments_);
 }
 
@@ -115,8 +117,9 @@ StepResult Optimizer::step(const std::vector<void*>& grads, const StepOptions& s
   Device device = device_;
   device.stream = step_options.stream.value_or(device.stream);
   StepResult result;
-  backend_of(device)->together(
-      [&] { result = plan_->engine->step({options_, step_options, segments_, grads, dtype}); });
+  backend_of(device)->together(plan_->elements, [&] {
+    result = plan_->engine->step({options_, step_options, segments_, grads, dtype});
+  });
   return checked(result);
 }
 

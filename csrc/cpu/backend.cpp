@@ -20,10 +20,13 @@ namespace flatstep::cpu {
 namespace {
 
 constexpr std::int64_t kColumnsPerTask = 1024;
+constexpr std::int64_t kOneThread = 32768;  // fewer elements take less time than a second thread
 
 class CpuBackend final : public Backend {
  public:
-  void together(const std::function<void()>& body) const override { with_team(body); }
+  void together(std::int64_t elements, const std::function<void()>& body) const override {
+    elements < kOneThread ? alone(body) : with_team(body);
+  }
 
   void* allocate(std::size_t bytes) const override { return cpu::allocate(bytes); }
   void release(void* data) const override { cpu::release(data); }

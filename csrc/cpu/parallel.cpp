@@ -106,6 +106,13 @@ void run_with_team(void (*body)(void* context), void* context) {
   body(context);
 }
 
+void run_alone(void (*body)(void* context), void* context) {
+  if (own_team != nullptr || inside_task) return body(context);
+  Team one(1);
+  const Scoped<Team*> owner(own_team, &one);
+  body(context);
+}
+
 void run_tasks(std::int64_t tasks, TaskFunction function, void* context) {
   if (tasks <= 1 || inside_task || worker_count() <= 1) {
     run_serially(tasks, function, context);

@@ -20,6 +20,9 @@ FLATSTEP_API void run_tasks(std::int64_t tasks, TaskFunction function, void* con
 // a row pay for one OpenMP region. `body` may throw.
 FLATSTEP_API void run_with_team(void (*body)(void* context), void* context);
 
+// Calls body(context) on this thread, as a team of one if it is in none.
+FLATSTEP_API void run_alone(void (*body)(void* context), void* context);
+
 // Calls body(0) and body(1). In run_with_team with an even number of workers they run side by side,
 // each with half of the workers, and both have ended when an exception of one goes on; else one
 // after the other.
@@ -50,11 +53,16 @@ void parallel_ranges(std::int64_t size, std::int64_t stretch, Function&& functio
   });
 }
 
-// run_with_team for a callable.
+// run_with_team and run_alone for a callable.
 template <class Body>
 void with_team(const Body& body) {
   run_with_team([](void* context) { (*static_cast<const Body*>(context))(); },
                 const_cast<Body*>(&body));
+}
+template <class Body>
+void alone(const Body& body) {
+  run_alone([](void* context) { (*static_cast<const Body*>(context))(); },
+            const_cast<Body*>(&body));
 }
 
 }  // namespace flatstep::cpu

@@ -54,7 +54,7 @@ class CudaBackend final : public Backend {
     require_device(device);
   }
 
-  void together(const std::function<void()>& body) const override {
+  void together(std::int64_t, const std::function<void()>& body) const override {
     const OnDevice scope(device_.index);
     body();
   }
