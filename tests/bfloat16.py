@@ -35,10 +35,10 @@ class Bfloat16Array:
 
 def from_float32(array):
     """Rounds to nearest, ties to even, and returns the bit patterns."""
-    bits = np.asarray(array, np.float32, order="C").view(np.uint32).astype(np.uint64)
+    bits = np.asarray(array, np.float32, order="C").view(np.uint32).astype(np.int64)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(array), (bits >> 16) | 0x40, rounded).astype(np.uint16)
 
 
 def to_float32(bits):
-    return (bits.astype(np.uint32) << 16).view(np.float32)
+    return np.asarray(bits.astype(np.uint32) << 16, np.uint32).view(np.float32)

@@ -18,7 +18,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 def test_totals_and_norm(rng, fma, size, dtype, scale):
     totals = normal(rng, size)
     given, wide = as_type(normal(rng, size), dtype)
-    exact = totals + np.float64(np.float32(scale)) * wide
+    exact = totals + float(np.float32(scale)) * wide.astype(np.float64)
     terms = np.maximum(np.abs(totals), np.abs(np.float32(scale) * wide))
     wanted = fma(np.float32(scale), wide, totals)
     partials = fs.accumulate(totals, given, scale=scale)
