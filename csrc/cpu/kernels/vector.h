@@ -150,6 +150,8 @@ inline Vector<std::uint64_t> multiply_halves(Vector<std::uint64_t> a, Vector<std
   return (Vector<std::uint64_t>)_mm256_mul_epu32((__m256i)a, (__m256i)b);
 #elif defined(__SSE2__)
   return (Vector<std::uint64_t>)_mm_mul_epu32((__m128i)a, (__m128i)b);
+#elif defined(__aarch64__)
+  return vmull_u32(vmovn_u64(a), vmovn_u64(b));
 #else
   constexpr std::uint64_t kLower = 0xffffffffu;
   return (a & kLower) * (b & kLower);
