@@ -13,9 +13,10 @@ import flatstep as fs
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("names", (("label_smoothing",), NAMES), ids=("plain", "all"))
-def test_same_bits_for_all_threads(assert_same_for_all_threads, rng, dtype, names):
-    """157 rows and 101 classes; one chunk, and several with a short last one."""
-    case = Case(rng, dtype, names, "none", rows=(157,))
+@pytest.mark.parametrize(("rows", "width"), ((157, WIDTH), (91, 3)))
+def test_same_bits_for_all_threads(assert_same_for_all_threads, rng, dtype, names, rows, width):
+    """One chunk, and several with a short last one; enough work for threads, and too little."""
+    case = Case(rng, dtype, names, "none", rows=(rows,), width=width)
     for workspace_bytes in case.workspaces():
 
         def compute(workspace_bytes=workspace_bytes):

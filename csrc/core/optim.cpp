@@ -50,9 +50,9 @@ double largest_gradient(const OptimizerOptions& options) {
 struct Optimizer::Plan {
   std::unique_ptr<StepEngine> engine;
   std::vector<std::int64_t> sizes;
-  Buffers owned;  // parameters and state
+  std::int64_t elements = 0;  // the sum of the sizes
+  Buffers owned;              // parameters and state
   // Of the last step: what was seen before is not checked again.
-  std::int64_t elements = 0;
   std::vector<void*> checked_grads;
   DType checked_dtype = DType::f32;
 };

@@ -103,13 +103,14 @@ void run_with_team(void (*body)(void* context), void* context) {
   }
 #endif
   (void)workers;
-  body(context);
+  run_alone(body, context);
 }
 
 void run_alone(void (*body)(void* context), void* context) {
   if (own_team != nullptr || inside_task) return body(context);
-  Team one(1);
-  const Scoped<Team*> owner(own_team, &one);
+  Team absent(worker_count());  // so that the number stays, whoever sets another meanwhile
+  const Scoped<Team*> owner(own_team, &absent);
+  const Scoped<bool> task(inside_task, true);
   body(context);
 }
 

@@ -20,7 +20,8 @@ FLATSTEP_API void run_tasks(std::int64_t tasks, TaskFunction function, void* con
 // a row pay for one OpenMP region. `body` may throw.
 FLATSTEP_API void run_with_team(void (*body)(void* context), void* context);
 
-// Calls body(context) on this thread, as a team of one if it is in none.
+// Calls body(context) on this thread, serially unless it has a team. worker_count(), and what is
+// sized by it, is what it is in run_with_team.
 FLATSTEP_API void run_alone(void (*body)(void* context), void* context);
 
 // Calls body(0) and body(1). In run_with_team with an even number of workers they run side by side,

@@ -37,7 +37,15 @@ void test_cross_entropy() {
   outputs.grad = grad.data();
   workspace.resize(3);
   CHECK_THROWS(call(), InvalidArgument, "workspace_bytes");
+  // One thread is enough for so few logits, but the workspace is that of all.
+  const int threads = get_num_threads();
+  set_num_threads(3);
+  workspace.resize(cross_entropy_workspace_bytes(1, 5, DType::f64) - 1);
+  CHECK_THROWS(call(), InvalidArgument, "workspace_bytes");
   CHECK(grad == before);
+  workspace.resize(workspace.size() + 1);
+  CHECK(std::fabs(call().loss + std::log(0.50)) < 1e-15);
+  set_num_threads(threads);
 }
 
 void test_optimizer() {
