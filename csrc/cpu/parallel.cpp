@@ -24,8 +24,10 @@ std::atomic<bool> forked{false};
 thread_local Team* own_team = nullptr;
 thread_local bool inside_task = false;
 
-void run_serially(std::int64_t tasks, TaskFunction function, void* context) {
-  for (std::int64_t task = 0; task < tasks; ++task) function(context, task, 0);
+void run_serially(std::int64_t tasks, TaskFunction function, void* context, Order order) {
+  for (std::int64_t i = 0; i < tasks; ++i) {
+    function(context, order == Order::forwards ? i : tasks - 1 - i, 0);
+  }
 }
 
 [[maybe_unused]] void watch_for_forks() {
@@ -114,20 +116,20 @@ void run_alone(void (*body)(void* context), void* context) {
   body(context);
 }
 
-void run_tasks(std::int64_t tasks, TaskFunction function, void* context) {
+void run_tasks(std::int64_t tasks, TaskFunction function, void* context, Order order) {
   if (tasks <= 1 || inside_task || worker_count() <= 1) {
-    run_serially(tasks, function, context);
+    run_serially(tasks, function, context, order);
   } else if (own_team != nullptr) {
     const Scoped<bool> task(inside_task, true);
-    own_team->run(tasks, function, context);
+    own_team->run(tasks, function, context, order);
   } else {
 #if defined(_OPENMP)
     if (omp_in_parallel()) {
-      run_serially(tasks, function, context);
+      run_serially(tasks, function, context, order);
       return;
     }
 #endif
-    with_team([&] { run_tasks(tasks, function, context); });
+    with_team([&] { run_tasks(tasks, function, context, order); });
   }
 }
 

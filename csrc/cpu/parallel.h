@@ -11,10 +11,15 @@ namespace flatstep::cpu {
 
 using TaskFunction = void (*)(void* context, std::int64_t task, int worker);
 
+// Where a worker begins in its part of the tasks: backwards with those that a job before, which
+// went forwards, has left in its caches.
+enum class Order { forwards, backwards };
+
 // Calls function(context, task, worker) for every task in [0, tasks); worker < worker_count().
 // Serial with one thread, inside another task, and in a child that was forked after threads were
 // used (those of libgomp do not survive fork). The function must not throw.
-FLATSTEP_API void run_tasks(std::int64_t tasks, TaskFunction function, void* context);
+FLATSTEP_API void run_tasks(std::int64_t tasks, TaskFunction function, void* context,
+                            Order order = Order::forwards);
 
 // Calls body(context) on this thread with the other threads standing by, so that many run_tasks in
 // a row pay for one OpenMP region. `body` may throw.
@@ -36,13 +41,13 @@ FLATSTEP_API void set_worker_count(int count);
 FLATSTEP_API bool has_openmp();
 
 template <class Function>
-void parallel_for(std::int64_t tasks, Function&& function) {
+void parallel_for(std::int64_t tasks, Function&& function, Order order = Order::forwards) {
   run_tasks(
       tasks,
       [](void* context, std::int64_t task, int worker) {
         (*static_cast<Function*>(context))(task, worker);
       },
-      &function);
+      &function, order);
 }
 
 // parallel_for over [0, size) in fixed stretches: function(begin, end).

@@ -35,7 +35,7 @@ constexpr std::int64_t kStretches = 16;
 
 }  // namespace
 
-void Team::run(std::int64_t tasks, TaskFunction function, void* context) {
+void Team::run(std::int64_t tasks, TaskFunction function, void* context, Order order) {
   // Several stretches a worker even out their speeds.
   const std::int64_t stretch = std::max<std::int64_t>(1, tasks / (workers_ * kStretches));
   const std::int64_t stretches = (tasks + stretch - 1) / stretch;
@@ -47,6 +47,7 @@ void Team::run(std::int64_t tasks, TaskFunction function, void* context) {
     share.context.store(context, std::memory_order_relaxed);
     share.tasks.store(tasks, std::memory_order_relaxed);
     share.stretch.store(stretch, std::memory_order_relaxed);
+    share.order.store(order, std::memory_order_relaxed);
     const auto begin = static_cast<std::uint64_t>(stretches * worker / workers_);
     const auto end = static_cast<std::uint64_t>(stretches * (worker + 1) / workers_);
     share.range.store(job_ << 2 * kIndexBits | begin << kIndexBits | end,
@@ -64,7 +65,7 @@ void Team::run(std::int64_t tasks, TaskFunction function, void* context) {
   while (!spin(kFinishSpin, finished)) std::this_thread::yield();
 }
 
-std::int64_t Team::empty_share(Share& share, std::uint64_t job, End end, int worker) {
+std::int64_t Team::empty_share(Share& share, std::uint64_t job, int worker) {
   const Share& own = shares_[static_cast<std::size_t>(worker)];
   std::int64_t done = 0;
   std::uint64_t range = share.range.load(std::memory_order_acquire);
@@ -75,7 +76,8 @@ std::int64_t Team::empty_share(Share& share, std::uint64_t job, End end, int wor
     void* context = own.context.load(std::memory_order_relaxed);
     const std::int64_t tasks = own.tasks.load(std::memory_order_relaxed);
     const std::int64_t stretch = own.stretch.load(std::memory_order_relaxed);
-    const bool front = end == End::front;
+    const bool backwards = own.order.load(std::memory_order_relaxed) == Order::backwards;
+    const bool front = (&share == &own) != backwards;
     const std::uint64_t left = front ? range + (std::uint64_t{1} << kIndexBits) : range - 1;
     if (!share.range.compare_exchange_weak(range, left, std::memory_order_acq_rel,
                                            std::memory_order_acquire)) {
@@ -83,7 +85,9 @@ std::int64_t Team::empty_share(Share& share, std::uint64_t job, End end, int wor
     }
     const std::int64_t begin = static_cast<std::int64_t>(front ? first : last - 1) * stretch;
     const std::int64_t stop = std::min(tasks, begin + stretch);
-    for (std::int64_t task = begin; task < stop; ++task) function(context, task, worker);
+    for (std::int64_t i = begin; i < stop; ++i) {
+      function(context, backwards ? begin + stop - 1 - i : i, worker);
+    }
     done += stop - begin;
     range = share.range.load(std::memory_order_acquire);
   }
@@ -99,7 +103,7 @@ void Team::work(int worker) {
   const std::uint64_t job = job_of(worker);
   for (int i = 0; i < workers_; ++i) {
     Share& share = shares_[static_cast<std::size_t>((worker + i) % workers_)];
-    const std::int64_t done = empty_share(share, job, i == 0 ? End::front : End::back, worker);
+    const std::int64_t done = empty_share(share, job, worker);
     if (done > 0) unfinished_.fetch_sub(done, std::memory_order_acq_rel);
   }
 }

@@ -23,7 +23,7 @@ class Team {
   int workers() const { return workers_; }
 
   // Runs a job; only the thread that owns the team calls this. It works as worker 0.
-  void run(std::int64_t tasks, TaskFunction function, void* context);
+  void run(std::int64_t tasks, TaskFunction function, void* context, Order order = Order::forwards);
 
   // What the other threads of the region do until stop().
   void serve(int worker);
@@ -31,9 +31,10 @@ class Team {
 
  private:
   // What is left of a job for one worker: its number, and the first and the end of a range of
-  // stretches of tasks. The worker takes from the front, others who have nothing left from the
-  // back, by exchanging `range`. That succeeds only while the job that was read is the one running,
-  // so the fields beside it cannot be those of another job.
+  // stretches of tasks. The worker takes from the front, or in a job that goes backwards from the
+  // back, others who have nothing left from the other end, by exchanging `range`. That succeeds
+  // only while the job that was read is the one running, so the fields beside it cannot be those of
+  // another job.
   static constexpr int kIndexBits = 20;
   static constexpr std::uint64_t kIndexMask = (std::uint64_t{1} << kIndexBits) - 1;
   struct alignas(64) Share {
@@ -41,12 +42,12 @@ class Team {
     std::atomic<TaskFunction> function{nullptr};
     std::atomic<void*> context{nullptr};
     std::atomic<std::int64_t> tasks{0}, stretch{1};
+    std::atomic<Order> order{Order::forwards};
   };
-  enum class End { front, back };
 
-  // Takes stretches from a share of the given job and runs them until none is left; how many tasks
-  // that were.
-  std::int64_t empty_share(Share& share, std::uint64_t job, End end, int worker);
+  // Takes stretches from a share of the given job, the worker's own or another's, and runs them
+  // until none is left; how many tasks that were.
+  std::int64_t empty_share(Share& share, std::uint64_t job, int worker);
   // Empties the worker's own share, then the others'.
   void work(int worker);
   std::uint64_t job_of(int worker) const;

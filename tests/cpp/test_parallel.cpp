@@ -9,20 +9,36 @@
 
 namespace {
 
+using flatstep::cpu::alone;
+using flatstep::cpu::Order;
 using flatstep::cpu::parallel_for;
 using flatstep::cpu::run_halves;
 using flatstep::cpu::with_team;
 using flatstep::cpu::worker_count;
 
 void check_each_runs_once(std::int64_t tasks) {
-  std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
-  std::atomic<int> strangers{0};
-  parallel_for(tasks, [&](std::int64_t task, int worker) {
-    ++runs[static_cast<std::size_t>(task)];
-    if (worker < 0 || worker >= worker_count()) ++strangers;
-  });
-  for (const auto& count : runs) CHECK(count == 1);
-  CHECK(strangers == 0);
+  for (const Order order : {Order::forwards, Order::backwards}) {
+    std::vector<std::atomic<int>> runs(static_cast<std::size_t>(tasks));
+    std::atomic<int> strangers{0};
+    parallel_for(
+        tasks,
+        [&](std::int64_t task, int worker) {
+          ++runs[static_cast<std::size_t>(task)];
+          if (worker < 0 || worker >= worker_count()) ++strangers;
+        },
+        order);
+    for (const auto& count : runs) CHECK(count == 1);
+    CHECK(strangers == 0);
+  }
+}
+
+// A thread alone goes through all tasks in that order.
+void check_order() {
+  std::vector<std::int64_t> seen;
+  for (const Order order : {Order::backwards, Order::forwards}) {
+    alone([&] { parallel_for(3, [&](std::int64_t task, int) { seen.push_back(task); }, order); });
+  }
+  CHECK((seen == std::vector<std::int64_t>{2, 1, 0, 0, 1, 2}));
 }
 
 void check_nested() {
@@ -100,6 +116,7 @@ int main() {
     flatstep::cpu::set_worker_count(threads);
     for (const std::int64_t tasks : {0, 1, 2, 31, 1000}) check_each_runs_once(tasks);
     check_nested();
+    check_order();
     check_many_jobs();
     check_halves();
     check_exceptions();

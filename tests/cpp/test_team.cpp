@@ -31,7 +31,8 @@ void run(int workers, bool plant_race) {
               task)];  // plain memory: only a team's order guards it
           if (c.plant_race) ++c.shared;
         },
-        &context);
+        &context,
+        round % 2 == 0 ? flatstep::cpu::Order::forwards : flatstep::cpu::Order::backwards);
     // A pause makes some workers fall asleep, so that waking them is tested too.
     if (round % 50 == 0) std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
