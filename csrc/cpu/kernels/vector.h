@@ -210,6 +210,24 @@ inline void store_double(float* p, Vector<double> v) {
 #endif
 }
 
+// A vector as doubles: one, or two from float.
+inline void split_double(Vector<double> v, Vector<double>* out) { out[0] = v; }
+inline void split_double(Vector<float> v, Vector<double>* out) {
+#if defined(__AVX512DQ__)
+  __m256 low;
+  std::memcpy(&low, &v, sizeof low);
+  out[0] = _mm512_maskz_cvtps_pd(0xff, low);
+  out[1] = _mm512_maskz_cvtps_pd(0xff, _mm512_maskz_extractf32x8_ps(0xff, v, 1));
+#elif defined(__AVX__)
+  out[0] = _mm256_cvtps_pd(_mm256_castps256_ps128(v));
+  out[1] = _mm256_cvtps_pd(_mm256_extractf128_ps(v, 1));
+#else
+  FloatHalf halves[2];
+  std::memcpy(halves, &v, sizeof v);
+  for (int i = 0; i < 2; ++i) out[i] = __builtin_convertvector(halves[i], Vector<double>);
+#endif
+}
+
 // a > b ? a : b, and a < b ? a : b: b where one is NaN. GCC compares and selects where a comes from
 // integers.
 #if defined(__AVX512F__)
