@@ -72,10 +72,15 @@ double GradPartials::norm() const {
 }
 
 GradNorm grad_norm(const std::vector<const void*>& grads, const std::vector<std::int64_t>& sizes,
-                   DType dtype, Device device) {
+                   DType dtype, Device device, GradPartials* kept) {
   check_grads(grads, sizes, dtype, "grads");
+  if (kept != nullptr && device.type != DeviceType::cpu) {
+    fail("partials", "some to fill for gradients on a CUDA device", "none");
+  }
   GradPartials partials(sizes);
-  return finite_norm(grads, dtype, partials, device);
+  const GradNorm norm = finite_norm(grads, dtype, partials, device);
+  if (kept != nullptr) *kept = std::move(partials);
+  return norm;
 }
 
 GradNorm clip_grad_norm(const std::vector<void*>& grads, const std::vector<std::int64_t>& sizes,
@@ -89,7 +94,7 @@ GradNorm clip_grad_norm(const std::vector<void*>& grads, const std::vector<std::
   GradPartials partials(sizes);
   const GradNorm norm = finite_norm(inputs, dtype, partials, device);
   const double factor = clip_scale(norm.norm, max_norm);
-  if (norm.nonfinite_segment < 0 && factor < 1) {
+  if (std::isfinite(norm.norm) && factor < 1) {
     backend_of(device)->scale(grads, dtype, partials, factor);
   }
   return norm;

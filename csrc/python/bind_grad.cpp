@@ -14,8 +14,9 @@
 namespace flatstep::python {
 namespace {
 
-// (norm, nonfinite tensor or -1, its index); clips when max_norm is given.
-py::tuple grad_norm_arrays(const py::list& objects, std::optional<double> max_norm) {
+// (norm, nonfinite tensor or -1, its index); clips when max_norm is given, else fills the partials.
+py::tuple grad_norm_arrays(const py::list& objects, std::optional<double> max_norm,
+                           GradPartials* partials) {
   const std::vector<ArrayArg> grads =
       take_arrays(objects, "grads", max_norm ? Access::write : Access::read);
   const DType dtype = common_dtype(grads);
@@ -23,7 +24,7 @@ py::tuple grad_norm_arrays(const py::list& objects, std::optional<double> max_no
   GradNorm norm;
   waiting(device, [&] {
     norm = max_norm ? clip_grad_norm(pointers_of(grads), sizes_of(grads), dtype, *max_norm, device)
-                    : grad_norm(const_pointers_of(grads), sizes_of(grads), dtype, device);
+                    : grad_norm(const_pointers_of(grads), sizes_of(grads), dtype, device, partials);
   });
   return py::make_tuple(norm.norm, norm.nonfinite_segment, norm.nonfinite_index);
 }
@@ -86,7 +87,8 @@ void bind_grad(py::module_& module) {
       .def(py::init<>())
       .def_readonly("sizes", &GradPartials::sizes)
       .def_property_readonly("norm", norm_of);
-  module.def("grad_norm", grad_norm_arrays, py::arg("grads"), py::arg("max_norm") = py::none());
+  module.def("grad_norm", grad_norm_arrays, py::arg("grads"), py::arg("max_norm") = py::none(),
+             py::arg("partials") = py::none());
   module.def("accumulate", accumulate_arrays, py::arg("totals"), py::arg("src"), py::arg("sizes"),
              py::arg("scale"), py::arg("overwrite"));
   module.def("state_block", [] { return kStateBlock; });

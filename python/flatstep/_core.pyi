@@ -250,7 +250,9 @@ class Optimizer:
     step_count: int
     weight_decay: float
 
-def grad_norm(grads: list[Any], max_norm: float | None = None) -> tuple[float, int, int]: ...
+def grad_norm(
+    grads: list[Any], max_norm: float | None = None, partials: GradPartials | None = None
+) -> tuple[float, int, int]: ...
 def accumulate(
     totals: list[Any], src: list[Any], sizes: list[int] | None, scale: float, overwrite: bool
 ) -> GradPartials: ...

@@ -79,7 +79,11 @@ void test_partials_save_the_norm() {
   CHECK(right);
   CHECK(partials.chunks() == 3 && partials.sums.size() == 3);
   const std::vector<const void*> grads(outputs.begin(), outputs.end());
-  CHECK(partials.norm() == grad_norm(grads, sizes, DType::f32).norm);
+  GradPartials same;
+  CHECK(partials.norm() == grad_norm(grads, sizes, DType::f32, {}, &same).norm);
+  CHECK(same.sums == partials.sums && same.sizes == sizes);
+  const Device cuda{DeviceType::cuda, 0};
+  CHECK_THROWS(grad_norm(grads, sizes, DType::f32, cuda, &same), InvalidArgument, "partials");
 
   std::vector<float> p[2] = {src, src}, m[2], v[2];
   for (int i = 0; i < 2; ++i) {
@@ -108,6 +112,13 @@ void test_partials_save_the_norm() {
   CHECK_THROWS(accumulate(outputs, constant, sizes, options), InvalidArgument, "scale");
   CHECK_THROWS(accumulate(outputs, {grads.begin(), grads.end()}, sizes), InvalidArgument,
                "overlaps");
+}
+
+// The norm of these is beyond the range of doubles: no factor would be right.
+void test_clipping_leaves_what_is_too_large() {
+  std::vector<double> grads(4, 1.5e308);
+  CHECK(std::isinf(clip_grad_norm({grads.data()}, {4}, DType::f64, 1.0).norm));
+  CHECK(grads == std::vector<double>(4, 1.5e308));
 }
 
 // Adam's first steps are lr times the sign, whatever the format of the state.
@@ -215,6 +226,7 @@ int main() {
   require_isa();
   test_convert();
   test_partials_save_the_norm();
+  test_clipping_leaves_what_is_too_large();
   test_block8();
   test_bf16();
   test_range();

@@ -103,6 +103,19 @@ def test_gradients_that_are_not_finite(generator, value):
         assert torch.equal(parameter.grad.nan_to_num(), before.nan_to_num())
 
 
+def test_autograd_sees_the_scaling(generator):
+    (parameter,) = parameters_with([torch.randn(300, generator=generator)])
+    factor = torch.ones((), requires_grad=True)
+    for max_norm, written in ((1e9, False), (0.1, True)):
+        product = factor * parameter.grad  # kept for the backward pass
+        clip_grad_norm_(parameter, max_norm)
+        if written:
+            with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+                product.sum().backward()
+        else:
+            product.sum().backward()
+
+
 def test_other_norms_are_those_of_pytorch(generator):
     gradients = normals(generator)
     for kind in (1.0, 3.0, float("inf")):

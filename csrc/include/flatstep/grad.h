@@ -51,13 +51,15 @@ struct GradPartials {
   FLATSTEP_API double norm() const;
 };
 
-// dtype: f32, bf16, f16, or on the CPU f64.
+// dtype: f32, bf16, f16, or on the CPU f64. `partials`, on the CPU, is filled with the sums, for an
+// optimizer's step over these gradients.
 FLATSTEP_API GradNorm grad_norm(const std::vector<const void*>& grads,
                                 const std::vector<std::int64_t>& sizes, DType dtype,
-                                Device device = {});
+                                Device device = {}, GradPartials* partials = nullptr);
 
 // Multiplies all gradients by min(1, max_norm / (norm + 1e-6)), as PyTorch, and returns the norm
-// before. Non-finite gradients are left as they are.
+// before. Left as they are: gradients of which one is not finite, and those of f64 whose norm is
+// beyond the range of doubles.
 FLATSTEP_API GradNorm clip_grad_norm(const std::vector<void*>& grads,
                                      const std::vector<std::int64_t>& sizes, DType dtype,
                                      double max_norm, Device device = {});

@@ -172,8 +172,9 @@ class Bucket:
                 return number, int(over.int().argmax())
         return None
 
-    def step(self, gradients, max_norm, grad_scale, zero_grad):
-        """The core's step over what :meth:`gradients` returned; what it returns."""
+    def step(self, gradients, max_norm, grad_scale, zero_grad, partials=None):
+        """The core's step over what :meth:`gradients` returned; what it returns. partials: their
+        GradPartials, if they are known."""
         for parameter, dense in self._outside:
             dense.copy_(parameter)
         if self.has_masters:
@@ -188,7 +189,7 @@ class Bucket:
             max_norm,
             grad_scale,
             zero_grad,
-            None,
+            partials,
         )
 
     def finish(self, all_gradients, gradients, zero_grad, skipped):

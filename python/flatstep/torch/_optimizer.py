@@ -79,9 +79,10 @@ class Plan:
     def _step_together(self, gradients, taken, max_norm, zero_grad):
         """Several calls of the core that are clipped by one norm, and skipped if one of them is."""
         pairs = list(zip(self.buckets, taken, strict=True))
-        norms, fault = [], None
+        norms, sums, fault = [], [], None
         for bucket, own in pairs:
-            norm, segment, index = _core.grad_norm(own)
+            sums.append(None if bucket.on_cuda else _core.GradPartials())
+            norm, segment, index = _core.grad_norm(own, None, sums[-1])
             norms.append(norm)
             if segment >= 0 and fault is None:
                 fault = bucket.entries[segment].name, index
@@ -92,8 +93,8 @@ class Plan:
                 fault = bucket.entries[found[0]].name, found[1]
         if fault is None:
             divisor = min(1 / scale, sys.float_info.max) if scale > 0 else sys.float_info.max
-            for bucket, own in pairs:
-                bucket.step(own, None, divisor, zero_grad)
+            for (bucket, own), partials in zip(pairs, sums, strict=True):
+                bucket.step(own, None, divisor, zero_grad, partials)
         for bucket, own in pairs:
             bucket.finish(gradients, own, zero_grad, fault is not None)
         first = self.buckets[0]

@@ -49,15 +49,18 @@ def clip_grad_norm_(parameters, max_norm, norm_type=2.0, error_if_nonfinite=Fals
         return torch.tensor(0.0)
     taken, in_place = _by_kind(gradients)
     at_once = len(taken) == 1 and in_place and 0 < max_norm < math.inf
-    limit = max_norm if at_once and not error_if_nonfinite else None
+    limit = max_norm if at_once else None
     norm = math.hypot(*(_core.grad_norm(arrays, limit)[0] for arrays in taken.values()))
-    if error_if_nonfinite and not math.isfinite(norm):
+    if error_if_nonfinite and not math.isfinite(norm):  # nothing was written then
         raise RuntimeError(
             "parameters: the norm of the gradients is not finite, so they cannot be clipped"
         )
     scale = max_norm / (norm + 1e-6)
-    if limit is None and scale < 1.0 and math.isfinite(norm):
-        torch._foreach_mul_(gradients, scale)
+    if scale < 1.0 and math.isfinite(norm):
+        if limit is None:
+            torch._foreach_mul_(gradients, scale)
+        else:
+            torch.autograd.graph.increment_version(gradients)
     dtypes = {dtype for _, dtype in taken}
     dtype = torch.float64 if torch.float64 in dtypes else torch.float32
     return torch.tensor(norm, dtype=dtype, device=gradients[0].device)
