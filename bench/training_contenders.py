@@ -196,6 +196,23 @@ class TorchCompiled(Torch):
         return self.torch.compile(self.twin)
 
 
+class TorchAutocast(Torch):
+    """Products and attention in bfloat16, weights, gradients and the rest in float32."""
+
+    def loss_function(self):
+        loss = super().loss_function()
+
+        def in_bfloat16(*batch):
+            with self.torch.autocast("cpu", self.torch.bfloat16):
+                return loss(*batch)
+
+        return in_bfloat16
+
+
+class TorchAutocastCompiled(TorchAutocast, TorchCompiled):
+    """The same, compiled."""
+
+
 class NumpyProducts:
     """OpenBLAS on the step's products, and on one large one."""
 
@@ -225,4 +242,5 @@ class NumpyProducts:
 
 
 CONTENDERS = {"flatstep": Flatstep, "torch eager": Torch, "torch compiled": TorchCompiled}
-SERVED = CONTENDERS | {"numpy": NumpyProducts}
+AUTOCAST = {"torch bf16": TorchAutocast, "torch bf16 compiled": TorchAutocastCompiled}
+SERVED = CONTENDERS | AUTOCAST | {"numpy": NumpyProducts}

@@ -1,7 +1,7 @@
 """A whole training step beside PyTorch's, eager and compiled, on the CPU.
 
     python bench/training_step.py [--shapes a,b,c,d] [--dropout 0,0.1] [--seconds 60] [--threads N]
-        [--no-compile] [--warm-malloc] [--json]
+        [--no-compile] [--autocast] [--warm-malloc] [--json]
 
 A step is forward, backward, clipping to a norm of 1 and AdamW. Both sides have the same weights
 (bench/torch_gpt.py), batches, threads and hyper-parameters, and without dropout their losses must
@@ -14,6 +14,8 @@ agree before anything is timed. Shapes:
 
 Every contender has a process of its own, and they take turns; a figure is the median over the
 rounds of the median of a turn. "over best" is the time over that of the faster one of PyTorch's.
+--autocast adds PyTorch with products and attention in bfloat16, which flatstep does not have: they
+are no part of "over best", and their losses are not compared.
 "of 2048^3" and "of products" compare the floating-point operations of the linear layers and the
 head (attention left out) a second of the whole step with the rate of NumPy's OpenBLAS: on one
 product of 2048 x 2048 x 2048, and on the step's own products, each into a given array; it takes its
@@ -34,12 +36,21 @@ import sys
 
 import measure
 import numpy as np
-from training_contenders import CONTENDERS, LOSS_STEPS, SERVED, SHAPES, flops, products
+from training_contenders import (
+    AUTOCAST,
+    CONTENDERS,
+    LOSS_STEPS,
+    SERVED,
+    SHAPES,
+    flops,
+    products,
+)
 
 
 def check_losses(losses):
     """Both losses of each comparison, where nothing is dropped: they must agree to rounding."""
-    first, others = losses["flatstep"], [losses[name] for name in losses if name != "flatstep"]
+    first, rivals = losses["flatstep"], losses.keys() - AUTOCAST - {"flatstep"}
+    others = [losses[name] for name in rivals]
     for other in others:
         for index, limit in ((0, 1e-5), (LOSS_STEPS, 1e-3)):
             if abs(first[index] - other[index]) > limit * abs(first[index]):
@@ -90,7 +101,7 @@ def measure_case(label, dropout, arguments):
 
 def contender_row(name, shape, seconds, memory, losses, case):
     medians = {n: statistics.median(values) for n, values in seconds.items()}
-    best = min((medians[n] for n in medians if n != "flatstep"), default=None)
+    best = min((medians[n] for n in medians.keys() - AUTOCAST - {"flatstep"}), default=None)
     rate = flops(products(shape)) / medians[name]
     return {
         "case": name,
@@ -107,8 +118,10 @@ def contender_row(name, shape, seconds, memory, losses, case):
 
 def contender_names(arguments):
     torch = importlib.util.find_spec("torch") is not None
-    skipped = {"torch compiled"} if arguments.no_compile else set()
-    return [n for n in CONTENDERS if n not in skipped and (torch or not n.startswith("torch"))]
+    names = [*CONTENDERS, *(AUTOCAST if arguments.autocast else ())]
+    if arguments.no_compile:
+        names = [name for name in names if not name.endswith("compiled")]
+    return [name for name in names if torch or not name.startswith("torch")]
 
 
 def print_case(case):
@@ -125,7 +138,7 @@ def print_case(case):
     print(rates)
     heading = ("ms", "least ms", "over best", "tokens/s", "of 2048^3", "of products", "peak MB")
     heading += ("loss 1", f"loss {LOSS_STEPS + 1}")
-    print(f"{'':15}" + "".join(f"{text:>12}" for text in heading))
+    print(f"{'':20}" + "".join(f"{text:>12}" for text in heading))
     for row in case["contenders"]:
         over = "-" if row["over_best"] is None else f"{row['over_best']:.3f}"
         cells = (f"{row['seconds'] * 1e3:.2f}", f"{row['least_seconds'] * 1e3:.2f}", over)
@@ -133,7 +146,7 @@ def print_case(case):
         cells += (f"{row['of_2048']:.0%}", f"{row['of_products']:.0%}")
         cells += (f"{row['peak_bytes'] / 1e6:.0f}",)
         cells += (f"{row['losses'][0]:.6f}", f"{row['losses'][-1]:.6f}")
-        print(f"{row['case']:15}" + "".join(f"{text:>12}" for text in cells))
+        print(f"{row['case']:20}" + "".join(f"{text:>12}" for text in cells))
     whole = sum(case["parts"].values())
     parts = sorted(case["parts"].items(), key=lambda part: -part[1])
     shares = (f"{name} {s * 1e3:.2f} ms ({s / whole:.1%})" for name, s in parts)
@@ -147,6 +160,7 @@ def make_parser():
     parser.add_argument("--seconds", type=float, default=60.0, help="of timed turns a case")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
+    parser.add_argument("--autocast", action="store_true", help="PyTorch in bfloat16 as well")
     parser.add_argument(
         "--warm-malloc", action="store_true", help="glibc keeps freed pages, for all contenders"
     )

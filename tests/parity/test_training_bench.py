@@ -30,6 +30,20 @@ def test_rows_of_every_contender():
     assert with_dropout["contenders"][0]["losses"][0] != losses[0][0]
 
 
+def test_bfloat16_is_no_part_of_the_comparison():
+    done = run(
+        *("--shapes", "d", "--dropout", "0", "--seconds", "0.1", "--no-compile"),
+        *("--autocast", "--json"),
+    )
+    assert done.returncode == 0, done.stderr
+    rows = {row["case"]: row for row in json.loads(done.stdout)[0]["contenders"]}
+    assert set(rows) == {"flatstep", "torch eager", "torch bf16"}
+    loss, rounded = rows["flatstep"]["losses"][0], rows["torch bf16"]["losses"][0]
+    assert loss != rounded == pytest.approx(loss, rel=1e-2)
+    best = rows["torch eager"]["seconds"]
+    assert rows["torch bf16"]["over_best"] == pytest.approx(rows["torch bf16"]["seconds"] / best)
+
+
 def test_an_unknown_shape():
     done = run("--shapes", "a,z")
     assert done.returncode == 2 and "got 'z', expected some of a, b, c, d" in done.stderr
