@@ -117,6 +117,17 @@ def test_float16_gradients_at_the_ends_of_the_range(rng, upstream):
     assert np.isinf(gradient).any() == (upstream == 1e6)
 
 
+def test_one_exponential(rng):
+    """Against a logit of 0 the loss is the exponential of the other one: some 40,000 of each of
+    sixteen parts of an octave, and the ends of the range."""
+    others = np.concatenate([rng.uniform(-60, -20, 640_000), [-16.0, -86.0]]).astype(np.float32)
+    logits = np.stack([np.zeros_like(others), others], axis=1)
+    result = fs.cross_entropy(logits, np.zeros(len(others), np.int32), reduction="none")
+    exact = np.log1p(np.exp(others.astype(np.float64)))
+    ulps = (result.loss - exact) / np.spacing(exact.astype(np.float32))
+    assert np.abs(ulps).max() < 1.25 and abs(ulps.mean()) < 0.05
+
+
 def test_every_tie():
     """Two classes of probability 1/2, and upstream gradients in [1, 2) of one bit more than the
     dtype has: every gradient lies halfway between two neighbours."""

@@ -6,8 +6,8 @@
 #include <type_traits>
 
 #include "cpu/kernels/cross_entropy_lanes.h"
+#include "cpu/kernels/exponential.h"
 #include "element/cross_entropy_unit.h"
-#include "element/exponential.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
@@ -81,7 +81,7 @@ Range<Accumulate<T>> sum_block(const BlockArguments<T>& arguments, CrossEntropyB
     const auto load = [&](const A* array) {
       return whole ? load_vector(array + j) : load_some(array + j, size - j, V{});
     };
-    V e = scaled_exp(x, cutoff, bias);
+    V e = exp_of_lanes(x, cutoff, bias);
     if (Split) e = multiply_add(e, load(block.low), e);
     lanes.total += e;
     // Beside the largest the small terms would lose their digits.
