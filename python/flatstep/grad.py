@@ -33,8 +33,8 @@ def clip_grad_norm_(grads, max_norm):
         max_norm: a finite number above 0.
 
     Returns:
-        The norm before clipping. Gradients that are not finite are left as they are. On CUDA the
-        call waits for the device.
+        The norm before clipping. Gradients of which one is not finite, and float64 ones whose norm
+        is beyond the range of doubles, are left as they are. On CUDA the call waits for the device.
 
     Raises:
         ValueError, TypeError: an argument is wrong; nothing was written.

@@ -10,6 +10,7 @@
 namespace {
 
 using flatstep::cpu::alone;
+using flatstep::cpu::has_openmp;
 using flatstep::cpu::Order;
 using flatstep::cpu::parallel_for;
 using flatstep::cpu::run_halves;
@@ -39,6 +40,27 @@ void check_order() {
     alone([&] { parallel_for(3, [&](std::int64_t task, int) { seen.push_back(task); }, order); });
   }
   CHECK((seen == std::vector<std::int64_t>{2, 1, 0, 0, 1, 2}));
+}
+
+// Several begin in the same part whichever way they go. The tasks wait for each other, so that each
+// worker has the first one of its part.
+void check_parts() {
+  if (!has_openmp()) return;
+  with_team([] {
+    const int workers = worker_count();
+    for (const Order order : {Order::forwards, Order::backwards}) {
+      std::atomic<int> begun{0}, elsewhere{0};
+      parallel_for(
+          workers,
+          [&](std::int64_t task, int worker) {
+            if (task != worker) ++elsewhere;
+            ++begun;
+            while (begun < workers) std::this_thread::yield();
+          },
+          order);
+      CHECK(elsewhere == 0);
+    }
+  });
 }
 
 void check_nested() {
@@ -117,6 +139,7 @@ int main() {
     for (const std::int64_t tasks : {0, 1, 2, 31, 1000}) check_each_runs_once(tasks);
     check_nested();
     check_order();
+    check_parts();
     check_many_jobs();
     check_halves();
     check_exceptions();

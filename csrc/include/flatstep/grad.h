@@ -51,8 +51,9 @@ struct GradPartials {
   FLATSTEP_API double norm() const;
 };
 
-// dtype: f32, bf16, f16, or on the CPU f64. `partials`, on the CPU, is filled with the sums, for an
-// optimizer's step over these gradients.
+// dtype: f32, bf16, f16, or on the CPU f64. `partials`, on the CPU alone, is filled with the sums,
+// for an optimizer's step over these gradients. Throws InvalidArgument for buffers that are null or
+// misaligned, and for partials of gradients on a CUDA device.
 FLATSTEP_API GradNorm grad_norm(const std::vector<const void*>& grads,
                                 const std::vector<std::int64_t>& sizes, DType dtype,
                                 Device device = {}, GradPartials* partials = nullptr);
