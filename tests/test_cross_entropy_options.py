@@ -190,3 +190,25 @@ def test_class_weight_zero_with_a_masked_target(dtype):
     np.testing.assert_allclose(
         checks.numbers_of(gradient, dtype), expected.grad, rtol=tolerance, atol=1e-7
     )
+
+
+@pytest.mark.parametrize("dtype", checks.DTYPES)
+def test_class_weights_anywhere_in_memory(rng, dtype):
+    """Many rows copy weights that are not aligned; neither that nor their place shows."""
+    rows, classes = 20, 2100
+    stored = checks.store(rng.standard_normal((rows, classes)), dtype)
+    targets = rng.integers(0, classes, rows)
+    memory = np.empty(classes + 64, checks.row_dtype(dtype))
+    start = -memory.ctypes.data % 64 // memory.itemsize
+    numbers = rng.random(classes)
+
+    def bits(offset, part):
+        weights = memory[start + offset :][:classes]
+        weights[:] = numbers
+        options = {"label_smoothing": 0.2, "class_weight": weights, "reduction": "none"}
+        result, gradient = checks.run(stored[part], targets[part], dtype, **options)
+        return result.loss.tobytes(), gradient.tobytes()
+
+    assert bits(0, slice(None)) == bits(1, slice(None))
+    assert bits(0, slice(7)) == bits(1, slice(7))
+    assert bits(0, slice(None))[1].startswith(bits(1, slice(7))[1])

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdint>
 #include <limits>
 
 #include "core/arena.h"
@@ -69,6 +70,9 @@ constexpr std::int64_t kBlock = CrossEntropyBlock::kClasses;
 // own next one.
 constexpr std::int64_t kSumElements = 32768, kTaskElements = 524288;
 constexpr std::int64_t kTasksPerWorker = 8;
+// When smoothing, every row visits the class weights twice. From so many rows on they are copied
+// where vectors of them would lie across cache lines, as NumPy's do: that takes a quarter longer.
+constexpr std::int64_t kRowsForCopy = 16;
 
 std::int64_t rows_per_sum(std::int64_t classes) {
   return std::max<std::int64_t>(1, kSumElements / classes);
@@ -107,6 +111,7 @@ CrossEntropyScratch take_scratch(Arena& arena, const CrossEntropyRows& rows) {
 struct Workspace {
   CrossEntropySums* partials;
   double* weight_sums;  // of every block of classes; null where nobody asks for them
+  char* weights;        // a copy of the class weights, where it pays; else null
   char* scratch;        // of every worker, so many bytes each
   std::size_t scratch_bytes;
   std::size_t bytes;
@@ -120,14 +125,18 @@ struct Workspace {
     partials = arena.take<CrossEntropySums>((rows.rows + stretch - 1) / stretch);
     const bool weighted = rows.class_weight != nullptr && rows.label_smoothing > 0;
     weight_sums = weighted ? arena.take<double>(block_count(rows)) : nullptr;
+    const std::int64_t element = rows.dtype == DType::f64 ? 8 : 4;
+    const bool many = rows.rows >= kRowsForCopy;
+    weights = weighted && many ? arena.take<char>(rows.classes * element) : nullptr;
     scratch = arena.take<char>(static_cast<std::int64_t>(scratch_bytes) * threads);
     bytes = arena.used();
   }
 };
 
-// The sum of the class weights of each block, in the same order whatever the instruction set.
+// The sum of the class weights of each block, in the same order whatever the instruction set; and
+// their copy, unless it is null.
 template <class A>
-void sum_weights(const CrossEntropyRows& rows, double* sums) {
+void sum_weights(const CrossEntropyRows& rows, double* sums, void* copy) {
   constexpr std::int64_t kLanes = 8;
   const auto* weights = static_cast<const A*>(rows.class_weight);
   parallel_ranges(block_count(rows), 64, [&](std::int64_t begin, std::int64_t end) {
@@ -135,6 +144,7 @@ void sum_weights(const CrossEntropyRows& rows, double* sums) {
       const A* weight = weights + block * kBlock;
       const std::int64_t size = std::min(kBlock, rows.classes - block * kBlock);
       double lanes[kLanes] = {};
+      if (copy != nullptr) std::copy(weight, weight + size, static_cast<A*>(copy) + block * kBlock);
       std::int64_t j = 0;
       for (; j + kLanes <= size; j += kLanes) {
         for (std::int64_t i = 0; i < kLanes; ++i) lanes[i] += static_cast<double>(weight[j + i]);
@@ -228,8 +238,11 @@ void cross_entropy(const CrossEntropyRows& call, LossTotals* totals, void* memor
   const Workspace workspace(rows, worker_count(), memory);
   const CrossEntropyKernels& kernel = kernels_of(rows.dtype);
   if (workspace.weight_sums != nullptr) {
-    rows.dtype == DType::f64 ? sum_weights<double>(rows, workspace.weight_sums)
-                             : sum_weights<float>(rows, workspace.weight_sums);
+    const bool aligned = reinterpret_cast<std::uintptr_t>(rows.class_weight) % 64 == 0;
+    char* copy = aligned ? nullptr : workspace.weights;
+    rows.dtype == DType::f64 ? sum_weights<double>(rows, workspace.weight_sums, copy)
+                             : sum_weights<float>(rows, workspace.weight_sums, copy);
+    if (copy != nullptr) rows.class_weight = copy;
   }
   const auto scratch_of = [&](int worker) {
     Arena arena(workspace.scratch + static_cast<std::size_t>(worker) * workspace.scratch_bytes);
