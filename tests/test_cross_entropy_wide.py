@@ -75,6 +75,35 @@ def test_same_bits_alone_and_in_a_batch(rng, dtype, weighted):
                 checks.assert_same_bits(getattr(alone, name), getattr(batch, name)[rows])
 
 
+@pytest.mark.parametrize("smoothing", (0.0, 0.1))
+@pytest.mark.parametrize("masked", (False, True), ids=("", "masked"))
+def test_where_the_maximum_is(rng, smoothing, masked):
+    """A new one in every block, in the first, in many; alone far above the others, as target."""
+    classes = 20011
+    values = rng.standard_normal((5, classes)) * 3
+    values[0].sort()
+    values[1] = -values[0]
+    values[2, rng.random(classes) < 0.01] = 17.0
+    values[4] = 2.5
+    if masked:
+        values[:, rng.random(classes) < 0.1] = -np.inf
+        values[:, 4096:8192] = -np.inf
+    values[3, 12345] = 45.0
+    logits = values.astype(np.float32)
+    targets = np.array([classes - 2, 1, 5, 12345, 7])
+    targets[logits[np.arange(5), targets] == -np.inf] = 12345
+    options = {"reduction": "none", "label_smoothing": smoothing}
+    expected = oracle_loss.cross_entropy(logits, targets, **options)
+    result, gradient = checks.run(logits, targets, "float32", **options)
+    checks.assert_single(result, gradient, expected, "none")
+    forward = fs.cross_entropy(logits, targets, **options)
+    in_place, own = checks.run(logits, targets, "float32", in_place=True, **options)
+    checks.assert_same_bits(own, gradient)
+    for name in ("loss", "lse", "entropy"):
+        checks.assert_same_bits(getattr(forward, name), getattr(result, name))
+        checks.assert_same_bits(getattr(in_place, name), getattr(result, name))
+
+
 def test_broken_row_among_split_rows(rng):
     stored, targets, options = make_case(rng, (3, 100003), "float32", False)
     clean, wanted = checks.run(stored, targets, "float32", **options)

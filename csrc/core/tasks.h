@@ -67,7 +67,8 @@ struct CrossEntropyBlock {
   double maximum;  // of y; -inf where all classes are masked
   double shift;
   std::int64_t exponent;
-  double total, rest;      // sums of e over all classes, and over those below the maximum
+  double total, rest;      // sums of e over all classes, and over those below the maximum; the
+                           // latter counts only in a row's blocks with the largest maximum
   double weighted;         // sum of e (y - maximum)
   double logits, allowed;  // when smoothing, sums of w (y - maximum) and w, masked left out
   std::int64_t unmasked;   // when smoothing, classes not masked

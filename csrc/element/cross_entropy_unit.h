@@ -28,8 +28,8 @@ struct Unit {
 
   // Arguments of scaled_exp. The results stay above the smallest normal number.
   FLATSTEP_ELEMENT A cutoff() const {
-    constexpr double kLowest = std::is_same_v<A, float> ? -125.5 : -1021.5;
-    return static_cast<A>((static_cast<double>(exponent) + kLowest) * kLn2High);
+    constexpr A kLowest = std::is_same_v<A, float> ? A(-125.5) : A(-1021.5);
+    return (static_cast<A>(exponent) + kLowest) * A(kLn2High);
   }
   FLATSTEP_ELEMENT auto bias() const {
     using Bits = std::conditional_t<std::is_same_v<A, float>, std::uint32_t, std::uint64_t>;

@@ -13,12 +13,12 @@ FLATSTEP_ELEMENT F horner(F sum, F r, T constant) {
 }
 
 // 2^-k exp(x), with `bias` = 127 - k, so that x needs no shift that would round it: the exponent of
-// the result carries the shift. 0 below `cutoff` >= (k - 125.5) ln2; x < (k + 127) ln2; NaN stays.
+// the result carries the shift. (k - 125.5) ln2 <= x < (k + 127) ln2; NaN stays.
 // Range reduction x = n ln2 + r (Cody & Waite), |r| <= ln2 / 2, exact up to |x| = 2^14 but for the
 // last product; the polynomial 1 + r + r^2 q(r), with q a degree-4 Chebyshev fit, off by 1e-8 at
 // most. Error below 1.2 ULP. F is float or Vector<float>.
 template <class F>
-FLATSTEP_ELEMENT F scaled_exp(F x, F cutoff, std::uint32_t bias) {
+FLATSTEP_ELEMENT F scaled_exp(F x, std::uint32_t bias) {
   // Adding 1.5 * 2^23 rounds to an integer, and the bias with it makes the exponent of the result.
   const F round = splat<F>(12582912.0f + static_cast<float>(static_cast<std::int32_t>(bias)));
   const F shifted = multiply_add(x, splat<F>(1.44269504f), round);
@@ -38,8 +38,7 @@ FLATSTEP_ELEMENT F scaled_exp(F x, F cutoff, std::uint32_t bias) {
   // exp(r) = 1 + (r + r^2 * poly), the small part first so that the last addition rounds once.
   const F tail = multiply_add(square, poly, r);
   const F power = float_of(bits_of(shifted) << 23);  // 2^(n - k)
-  const F value = multiply_add(tail, power, power);
-  return keep(at_least(x, cutoff), value);  // also where the lines above overflowed
+  return multiply_add(tail, power, power);
 }
 
 // ln2 in two parts; the first has 32 bits, so that products with integers below 2^20 are exact.
@@ -71,13 +70,18 @@ FLATSTEP_ELEMENT void exp_parts(F x, std::uint64_t bias, F& power, F& tail) {
   power = float_of(bits_of(shifted) << 52);
 }
 
-// As above, with `bias` = 1023 - k and cutoff >= (k - 1021.5) ln2. F is double or Vector<double>.
+// As above, with `bias` = 1023 - k and x >= (k - 1021.5) ln2. F is double or Vector<double>.
 template <class F>
-FLATSTEP_ELEMENT F scaled_exp(F x, F cutoff, std::uint64_t bias) {
+FLATSTEP_ELEMENT F scaled_exp(F x, std::uint64_t bias) {
   F power, tail;
   exp_parts(x, bias, power, tail);
-  const F value = multiply_add(tail, power, power);
-  return keep(at_least(x, cutoff), value);
+  return multiply_add(tail, power, power);
+}
+
+// 0 below `cutoff`, which is no less than the lowest x of the above.
+template <class F, class Bits>
+FLATSTEP_ELEMENT F scaled_exp(F x, F cutoff, Bits bias) {
+  return keep(at_least(x, cutoff), scaled_exp(x, bias));  // also where scaled_exp overflowed
 }
 
 // exp(x) and exp(x) - 1 for x <= 0, the latter without the cancellation near 0.

@@ -3,43 +3,12 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "cpu/kernels/cross_entropy_block.h"
 #include "cpu/kernels/cross_entropy_row.h"
-#include "cpu/kernels/cross_entropy_shift.h"
+#include "cpu/kernels/cross_entropy_sums.h"
 #include "cpu/kernels/tables.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
-
-std::int64_t block_count(std::int64_t classes) { return (classes + kBlock - 1) / kBlock; }
-
-// Calls body(std::integral_constant<Smoothing, ...>).
-template <class Body>
-void with_smoothing(const CrossEntropyRows& rows, const Body& body) {
-  if (rows.label_smoothing == 0) {
-    body(std::integral_constant<Smoothing, Smoothing::none>{});
-  } else if (rows.class_weight == nullptr) {
-    body(std::integral_constant<Smoothing, Smoothing::uniform>{});
-  } else {
-    body(std::integral_constant<Smoothing, Smoothing::weighted>{});
-  }
-}
-
-template <class T>
-const T* logits_of(const CrossEntropyRows& rows, std::int64_t row) {
-  return static_cast<const T*>(rows.logits) + row * rows.row_stride;
-}
-
-// Where row i of the group keeps its exponentials: the gradient itself if it has their type.
-template <class T>
-Accumulate<T>* exponentials_of(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int i,
-                               const CrossEntropyScratch& scratch) {
-  if constexpr (std::is_same_v<T, Accumulate<T>>) {
-    return static_cast<T*>(rows.grad) + group.row[i] * rows.grad_row_stride;
-  } else {
-    return static_cast<float*>(scratch.exponentials) + i * rows.classes;
-  }
-}
 
 template <class T>
 bool prepare(const CrossEntropyRows& rows, std::int64_t row, CrossEntropyGroup& group) {
@@ -62,101 +31,19 @@ bool prepare(const CrossEntropyRows& rows, std::int64_t row, CrossEntropyGroup& 
   return true;
 }
 
-// Logits that cannot be summed where they are: with softcap, or too large. They are put into a
-// buffer as their distance from the block's maximum, which becomes the shift of the unit.
-template <Smoothing kSmoothing, class T, class A>
-void sum_split(const CrossEntropyRows& rows, const T* x, std::int64_t size, A maximum,
-               const A* weights, A* exponentials, A* kept_slopes, CrossEntropyBlock& block) {
-  alignas(kVectorBytes) A high[kBlock], low[kBlock], slopes[kBlock];
-  const bool masked = maximum == -kInfinite<A>;
-  if (rows.softcap > 0) {
-    const Softcap softcap(rows.softcap, rows.dtype);
-    double slope;
-    if (!masked) block.maximum = cap(block.largest, softcap, slope);
-    cap_block(x, size, softcap, block.maximum, high, low, slopes);
-    if (kept_slopes != nullptr) std::copy(slopes, slopes + size, kept_slopes);
-  } else {
-    shift_block(x, size, block.maximum, high, low);
-  }
-  block.shift = block.maximum;
-  block.exponent = 0;
-  const A top = masked ? maximum : A(0);
-  sum_block<kSmoothing, Masked::some, true, A>(
-      {high, low, high, size, top, Unit<A>(top), weights, 0.0, exponentials}, block);
-}
-
-template <Smoothing kSmoothing, class T>
-void sum_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std::int64_t begin,
-              std::int64_t end, const CrossEntropyScratch& scratch) {
-  using A = Accumulate<T>;
-  const std::int64_t blocks = block_count(rows.classes);
-  // Of blocks to come, found while others are summed: the next one of the row, or where a row is
-  // one block, of the rows after it and after that, since it would else wait for what its range
-  // makes.
-  struct {
-    Range<A> range;
-    bool known;
-  } ahead[2] = {};
-  for (int i = 0; i < group.rows; ++i) {
-    const T* logits = logits_of<T>(rows, group.row[i]);
-    const std::int64_t target = target_of(rows, group.row[i]);
-    A* exponentials = rows.grad ? exponentials_of<T>(rows, group, i, scratch) : nullptr;
-    A* slopes = rows.grad && rows.softcap > 0 ? static_cast<A*>(scratch.slopes) + i * rows.classes
-                                              : nullptr;
-    for (std::int64_t index = begin; index < end; ++index) {
-      const std::int64_t first = index * kBlock;
-      const std::int64_t size = std::min(kBlock, rows.classes - first);
-      const T* x = logits + first;
-      auto& found = ahead[blocks == 1 ? i % 2 : 0];
-      const Range<A> range = found.known ? found.range : range_of(x, size);
-      found.known = false;
-      const A maximum = range.largest;
-
-      CrossEntropyBlock& block = scratch.blocks[i * blocks + index];
-      const A target_logit = static_cast<A>(group.target_logit[i]);
-      block.ties = maximum == target_logit && first < target
-                       ? count_equal(x, std::min(size, target - first), maximum)
-                       : 0;
-      block.largest = block.maximum = static_cast<double>(maximum);
-      A* kept = exponentials ? exponentials + first : nullptr;
-      const A* weights = kSmoothing == Smoothing::weighted
-                             ? static_cast<const A*>(rows.class_weight) + first
-                             : nullptr;
-      if (rows.softcap > 0 || !Unit<A>::in_range(maximum)) {
-        sum_split<kSmoothing>(rows, x, size, maximum, weights, kept,
-                              slopes ? slopes + first : nullptr, block);
-        continue;
-      }
-      const Unit<A> unit(maximum);
-      block.shift = 0;
-      block.exponent = unit.exponent;
-      // A block to come, if it has the same size, is read while this one is summed.
-      const T* next = x;
-      if (index + 1 < end && rows.classes - first >= 2 * kBlock) {
-        next = x + kBlock;
-      } else if (blocks == 1 && i + 2 < group.rows) {
-        next = logits_of<T>(rows, group.row[i + 2]);
-      }
-      const double weight_sum = kSmoothing == Smoothing::none       ? 0.0
-                                : kSmoothing == Smoothing::weighted ? scratch.weight_sums[index]
-                                                                    : static_cast<double>(size);
-      const BlockArguments<T> arguments{x,    nullptr, next,       size, maximum,
-                                        unit, weights, weight_sum, kept};
-      if (kSmoothing != Smoothing::none && range.smallest == -kInfinite<A>) {
-        found.range = sum_block<kSmoothing, Masked::some, false>(arguments, block);
-      } else {
-        found.range = sum_block<kSmoothing, Masked::none, false>(arguments, block);
-      }
-      found.known = next != x;
-    }
-  }
-}
-
 template <class T>
 void sum_blocks(const CrossEntropyRows& rows, const CrossEntropyGroup& group, std::int64_t begin,
                 std::int64_t end, const CrossEntropyScratch& scratch) {
-  with_smoothing(rows,
-                 [&](auto smoothing) { sum_rows<smoothing, T>(rows, group, begin, end, scratch); });
+  // Of so many blocks, those where the maximum so far is reached or exceeded are few.
+  constexpr std::int64_t kManyBlocks = 4;
+  const std::int64_t blocks = block_count(rows.classes);
+  with_smoothing(rows, [&](auto smoothing) {
+    if (blocks == 1 && begin < end) sum_short_rows<smoothing, T>(rows, group, scratch);
+    if (blocks == 1) return;
+    const auto sum = blocks < kManyBlocks ? sum_row<smoothing, Rest::now, T>
+                                          : sum_row<smoothing, Rest::later, T>;
+    for (int i = 0; i < group.rows; ++i) sum(rows, group, i, begin, end, scratch);
+  });
 }
 
 template <class A>

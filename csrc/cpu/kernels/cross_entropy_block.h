@@ -14,21 +14,22 @@ namespace {
 
 constexpr std::int64_t kBlock = CrossEntropyBlock::kClasses;
 
-// Bytes between the logits that are read ahead and those that are fetched to the nearest cache, and
-// to the second. The nearest has few requests under way (16 on an Intel Xeon), too few for memory's
-// latency: what it asks for should have reached the second, or it holds up all that follows.
-constexpr std::int64_t kPrefetchNear = 2048, kPrefetchFar = 6144;
+// How far the logits that are fetched lie behind those that are read ahead: to the nearest cache,
+// by bytes. It has few requests under way (16 on an Intel Xeon), too few for memory's latency: what
+// it asks for should have reached the second, or it holds up all that follows. There the logits are
+// fetched that follow the group's, or its gradient would hold up memory.
+constexpr std::int64_t kPrefetchNear = 2048;
+constexpr std::int64_t kPrefetchFar = CrossEntropyGroup::kElements + kBlock;
 constexpr std::int64_t kCacheLine = 64;
 
 // Fetches what lies behind `count` logits at p.
 template <class T>
 void prefetch(const T* p, std::int64_t count) {
   const auto* bytes = reinterpret_cast<const char*>(p);
+  const auto* far = reinterpret_cast<const char*>(p + kPrefetchFar);
   const std::int64_t size = count * static_cast<std::int64_t>(sizeof(T));
   for (std::int64_t i = 0; i < size; i += kCacheLine) __builtin_prefetch(bytes + i + kPrefetchNear);
-  for (std::int64_t i = 0; i < size; i += kCacheLine) {
-    __builtin_prefetch(bytes + i + kPrefetchFar, 0, 2);
-  }
+  for (std::int64_t i = 0; i < size; i += kCacheLine) __builtin_prefetch(far + i, 0, 2);
 }
 
 enum class Smoothing { none, uniform, weighted };
@@ -54,13 +55,19 @@ struct LaneSums {
   V total{}, rest{}, weighted{}, logits{}, allowed{}, unmasked{};
 };
 
-// Whether a block has masked classes, whose logit is -inf. Most have none, and take less time.
+// When smoothing, whether a block may have masked classes, whose logit is -inf, or exponentials
+// that are 0. Most have neither, and take less time.
 enum class Masked { none, some };
+
+// The sum over the classes below the maximum is apart, since beside the maximum the small terms
+// would lose their digits: whether it is made along with the others, or by rest_of_block in the few
+// blocks where it counts.
+enum class Rest { now, later };
 
 // Fills `sums`, keeps the exponentials, and returns the range of the logits at `next`: reading
 // the next block here overlaps with the arithmetic, and what comes after it is prefetched. When
 // smoothing, a masked class keeps -1, which tells it from one that underflowed.
-template <Smoothing kSmoothing, Masked kMasked, bool Split, class T>
+template <Smoothing kSmoothing, Masked kMasked, bool Split, Rest kRest, class T>
 Range<Accumulate<T>> sum_block(const BlockArguments<T>& arguments, CrossEntropyBlock& sums) {
   using A = Accumulate<T>;
   using V = Vector<A>;
@@ -76,20 +83,22 @@ Range<Accumulate<T>> sum_block(const BlockArguments<T>& arguments, CrossEntropyB
   const V cutoff = splat<V>(block.unit.cutoff());
   const auto bias = block.unit.bias();
 
+  // -> what is kept
   const auto add = [&](std::int64_t j, V x, auto whole,
                        LaneSums<A>& lanes) __attribute__((always_inline)) {
     const auto load = [&](const A* array) {
       return whole ? load_vector(array + j) : load_some(array + j, size - j, V{});
     };
-    V e = exp_of_lanes(x, cutoff, bias);
+    // Without masked classes nothing is below the cutoff, and 0 times a distance is 0.
+    const bool all = kSmooth && !kMask && whole;
+    const auto inside = at_least(x, cutoff);
+    V e = exp_of_lanes(x, bias);
+    if (!all) e = keep(inside, e);
     if (Split) e = multiply_add(e, load(block.low), e);
     lanes.total += e;
-    // Beside the largest the small terms would lose their digits.
-    lanes.rest = add_where(below_or_nan(x, maximum), lanes.rest, e);
+    if (kRest == Rest::now) lanes.rest = add_where(below_or_nan(x, maximum), lanes.rest, e);
     const V below = x - reference;
-    // Without masked classes the distance is finite, and 0 times it is 0.
-    const V finite = kSmooth && !kMask && whole ? below : keep(at_least(x, cutoff), below);
-    lanes.weighted = multiply_add(e, finite, lanes.weighted);
+    lanes.weighted = multiply_add(e, all ? below : keep(inside, below), lanes.weighted);
     if (kSmooth) {
       // The lanes behind the last class are masked, too.
       V distance = below;
@@ -106,12 +115,7 @@ Range<Accumulate<T>> sum_block(const BlockArguments<T>& arguments, CrossEntropyB
       lanes.unmasked += x == minus_infinity ? V{} : splat<V>(A(1));
       e = x == minus_infinity ? splat<V>(A(-1)) : e;
     }
-    if (block.exponentials == nullptr) return;
-    if (whole) {
-      store_vector<A>(block.exponentials + j, e);
-    } else {
-      store_some(block.exponentials + j, size - j, e);
-    }
+    return e;
   };
 
   LaneSums<A> even, odd;
@@ -121,6 +125,8 @@ Range<Accumulate<T>> sum_block(const BlockArguments<T>& arguments, CrossEntropyB
     // In this order: logits that are loaded behind the prefetches take a tenth longer.
     V first, second;
     Element<T>::load_pair(block.x + j, first, second);
+    first = held(first);
+    second = held(second);
     if (!Split) {
       prefetch(block.next + j, 2 * kLanes);
       V next_first, next_second;
@@ -128,12 +134,16 @@ Range<Accumulate<T>> sum_block(const BlockArguments<T>& arguments, CrossEntropyB
       even_ahead.take(next_first);
       odd_ahead.take(next_second);
     }
-    add(j, first, std::true_type{}, even);
-    add(j + kLanes, second, std::true_type{}, odd);
+    const V first_e = add(j, first, std::true_type{}, even);
+    const V second_e = add(j + kLanes, second, std::true_type{}, odd);
+    if (block.exponentials == nullptr) continue;
+    store_vector<A>(block.exponentials + j, first_e);
+    store_vector<A>(block.exponentials + j + kLanes, second_e);
   }
   if (j + kLanes <= size) {
     if (!Split) even_ahead.take(Element<T>::load_lanes(block.next + j));
-    add(j, Element<T>::load_lanes(block.x + j), std::true_type{}, even);
+    const V e = add(j, Element<T>::load_lanes(block.x + j), std::true_type{}, even);
+    if (block.exponentials != nullptr) store_vector<A>(block.exponentials + j, e);
     j += kLanes;
   }
   if (j < size) {
@@ -142,21 +152,58 @@ Range<Accumulate<T>> sum_block(const BlockArguments<T>& arguments, CrossEntropyB
       const V first = splat<V>(Element<T>::load(block.next[j]));
       odd_ahead.take(load_some(block.next + j, size - j, first));
     }
-    add(j, x, std::false_type{}, odd);
+    const V e = add(j, x, std::false_type{}, odd);
+    if (block.exponentials != nullptr) store_some(block.exponentials + j, size - j, e);
   }
 
-  sums.total = sum_lanes(even.total, odd.total);
-  sums.rest = sum_lanes(even.rest, odd.rest);
-  sums.weighted = sum_lanes(even.weighted, odd.weighted);
-  sums.logits = kSmooth ? sum_lanes(even.logits, odd.logits) : 0.0;
-  const double unmasked =
-      kMask ? sum_lanes(even.unmasked, odd.unmasked) : static_cast<double>(size);
-  sums.unmasked = static_cast<std::int64_t>(unmasked);
-  sums.allowed = !kMask                              ? block.weight_sum
-                 : kSmoothing == Smoothing::weighted ? sum_lanes(even.allowed, odd.allowed)
-                                                     : unmasked;
+  const Vector<double> lanes[] = {
+      in_double(even.total + odd.total), in_double(even.weighted + odd.weighted),
+      in_double(even.logits + odd.logits), in_double(even.rest + odd.rest)};
+  double four[4];
+  sum_lanes(lanes, four);
+  sums.total = four[0];
+  sums.weighted = four[1];
+  sums.logits = four[2];
+  sums.rest = four[3];
+  sums.unmasked = size;
+  sums.allowed = block.weight_sum;
+  if (kMask) {
+    const Vector<double> masked[] = {in_double(even.unmasked + odd.unmasked),
+                                     in_double(even.allowed + odd.allowed)};
+    double two[2];
+    sum_lanes(masked, two);
+    sums.unmasked = static_cast<std::int64_t>(two[0]);
+    if (Split || sums.unmasked < size) {
+      sums.allowed = kSmoothing == Smoothing::weighted ? two[1] : two[0];
+    }
+  }
   even_ahead.take(odd_ahead);
   return even_ahead.range();
+}
+
+// The sum over the classes below the maximum, from the exponentials that were kept: those of masked
+// classes are 0 or -1. One that equals the maximum's counts as its.
+template <class A>
+double rest_of_block(const A* exponentials, std::int64_t size, A maximum) {
+  using V = Vector<A>;
+  constexpr std::int64_t kLanes = kLanesOf<A>;
+  const V top = exp_of_lanes(splat<V>(maximum), Unit<A>(maximum).bias());
+  V even{}, odd{};
+  const auto add = [&](V e, V& sum) { sum = add_where(below_or_nan(e, top), sum, larger(V{}, e)); };
+  std::int64_t j = 0;
+  for (; j + 2 * kLanes <= size; j += 2 * kLanes) {
+    add(load_vector(exponentials + j), even);
+    add(load_vector(exponentials + j + kLanes), odd);
+  }
+  if (j + kLanes <= size) {
+    add(load_vector(exponentials + j), even);
+    j += kLanes;
+  }
+  if (j < size) add(load_some(exponentials + j, size - j, V{}), odd);
+  const Vector<double> lanes[] = {in_double(even + odd)};
+  double sum[1];
+  sum_lanes(lanes, sum);
+  return sum[0];
 }
 
 // grad = (e factor - spread w) slope; 0 for masked classes, whose e is -1 when smoothing.

@@ -74,25 +74,44 @@ Range<Accumulate<T>> range_of(const T* x, std::int64_t size) {
   return lanes.range();
 }
 
-// The sum of all lanes, in double.
-inline double sum_lanes(Vector<double> a, Vector<double> b) {
-  constexpr int kCount = static_cast<int>(kLanesOf<double>);
-  alignas(kVectorBytes) double lanes[kCount];
-  store_vector<double>(lanes, a + b);
-  for (int width = kCount / 2; width > 0; width /= 2) {
-    for (int i = 0; i < width; ++i) lanes[i] += lanes[i + width];
-  }
-  return lanes[0];
+// The lanes as doubles, those of the upper half of a vector of float added to the lower.
+inline Vector<double> in_double(Vector<double> v) { return v; }
+inline Vector<double> in_double(Vector<float> v) {
+  Vector<double> halves[2];
+  split_double(v, halves);
+  return halves[0] + halves[1];
 }
 
-inline double sum_lanes(Vector<float> a, Vector<float> b) {
-  alignas(kVectorBytes) float lanes[2][kLanesOf<float>];
-  store_vector<float>(lanes[0], a);
-  store_vector<float>(lanes[1], b);
-  constexpr std::int64_t kHalf = kLanesOf<double>;
-  return sum_lanes(load_double(lanes[0]) + load_double(lanes[0] + kHalf),
-                   load_double(lanes[1]) + load_double(lanes[1] + kHalf));
+// The sums of all lanes, each step adding halves of what is left.
+template <int kCount>
+void sum_lanes(const Vector<double> (&v)[kCount], double (&sums)[kCount]) {
+  constexpr int kLanes = static_cast<int>(kLanesOf<double>);
+  for (int i = 0; i < kCount; ++i) {
+    alignas(kVectorBytes) double lanes[kLanes];
+    store_vector<double>(lanes, v[i]);
+    for (int width = kLanes / 2; width > 0; width /= 2) {
+      for (int j = 0; j < width; ++j) lanes[j] += lanes[j + width];
+    }
+    sums[i] = lanes[0];
+  }
 }
+
+#if defined(__AVX512F__)
+// The same for four at once.
+inline void sum_lanes(const Vector<double> (&v)[4], double (&sums)[4]) {
+  const auto fold = [](__m512d a, __m512d b) {
+    return _mm512_maskz_shuffle_f64x2(0xff, a, b, 0x44) +
+           _mm512_maskz_shuffle_f64x2(0xff, a, b, 0xee);
+  };
+  const __m512d a = fold(v[0], v[1]), b = fold(v[2], v[3]);
+  const __m512d pairs =
+      _mm512_maskz_shuffle_f64x2(0xff, a, b, 0x88) + _mm512_maskz_shuffle_f64x2(0xff, a, b, 0xdd);
+  const __m512d all = pairs + _mm512_maskz_permute_pd(0xff, pairs, 0x55);
+  constexpr Vector<std::uint64_t> kEven = {0, 2, 4, 6, 0, 2, 4, 6};
+  const __m512d even = _mm512_maskz_permutexvar_pd(0xff, (__m512i)kEven, all);
+  std::memcpy(sums, &even, sizeof sums);
+}
+#endif
 
 template <class T>
 std::int64_t count_equal(const T* x, std::int64_t size, Accumulate<T> value) {

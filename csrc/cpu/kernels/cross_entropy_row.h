@@ -9,9 +9,26 @@
 namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
+// Puts a row that is one block, with classes that are not masked, into the group: what add_blocks
+// makes of it, in less time.
+inline void take_block(const CrossEntropyBlock& block, CrossEntropyGroup& group, int i) {
+  group.largest[i] = block.largest;
+  group.ties[i] = static_cast<double>(block.ties);
+  group.maximum[i] = block.maximum;
+  group.shift[i] = block.shift;
+  group.exponent[i] = static_cast<double>(block.exponent);
+  group.tops[i] = block.total - block.rest;
+  group.rest[i] = block.rest;
+  group.weighted[i] = block.weighted;
+  group.logits[i] = block.logits;
+  group.allowed[i] = block.allowed;
+  group.unmasked[i] = static_cast<double>(block.unmasked);
+}
+
 // Adds up the blocks of row i of the group.
 inline void add_blocks(const CrossEntropyBlock* blocks, std::int64_t count,
                        CrossEntropyGroup& group, int i) {
+  if (count == 1 && blocks->maximum > -kInfinite<double>) return take_block(*blocks, group, i);
   const CrossEntropyBlock* top = blocks;
   for (std::int64_t b = 1; b < count; ++b) {
     if (blocks[b].maximum > top->maximum) top = blocks + b;

@@ -8,15 +8,15 @@ namespace flatstep::cpu::FLATSTEP_ISA {
 namespace {
 
 template <class V, class Bits>
-V exp_of_lanes(V x, V cutoff, Bits bias) {
-  return scaled_exp(x, cutoff, bias);
+V exp_of_lanes(V x, Bits bias) {
+  return scaled_exp(x, bias);
 }
 
 #if defined(__AVX512F__)
 // scaled_exp from a table that fits in two registers: 2^(i/16), rounded, and what rounding took of
 // it. x = n ln2/16 + r with |r| <= ln2/32, where 1 + r + r^2 (c + r/6) is off by 2e-9 at most; c is
 // 1/2 and, of r^4/24, the nearest multiple of r^2. Error below 0.6 ULP, with three products fewer.
-inline Vector<float> exp_of_lanes(Vector<float> x, Vector<float> cutoff, std::uint32_t bias) {
+inline Vector<float> exp_of_lanes(Vector<float> x, std::uint32_t bias) {
   using F = Vector<float>;
   constexpr F kPowers = {0x1.000000p+0f, 0x1.0b5586p+0f, 0x1.172b84p+0f, 0x1.2387a6p+0f,
                          0x1.306fe0p+0f, 0x1.3dea64p+0f, 0x1.4bfdaep+0f, 0x1.5ab07ep+0f,
@@ -42,8 +42,9 @@ inline Vector<float> exp_of_lanes(Vector<float> x, Vector<float> cutoff, std::ui
       (Vector<std::uint32_t>)_mm512_maskz_permutexvar_epi32(kAllLanes, (__m512i)place, powers);
   const F value = float_of(power + (place << 19));
   const F rest = (F)_mm512_maskz_permutexvar_ps(kAllLanes, (__m512i)place, kRests);
-  const F tail = multiply_add(r * r, horner(splat<F>(1.6666667e-1f), r, 0.5000162f), r + rest);
-  return keep(at_least(x, cutoff), multiply_add(tail, value, value));
+  const F slope = horner(horner(splat<F>(1.6666667e-1f), r, 0.5000162f), r, 1.0f);
+  const F tail = multiply_add(r, slope, rest);
+  return multiply_add(tail, value, value);
 }
 #endif
 

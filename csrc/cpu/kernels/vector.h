@@ -170,6 +170,18 @@ inline void store_vector(T* p, Vector<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
+// v, which the compiler has to keep in a register: GCC would rather load it again for every use, and
+// loads across cache lines count twice.
+template <class V>
+inline V held(V v) {
+#if defined(__SSE2__)
+  asm("" : "+v"(v));
+#elif defined(__aarch64__)
+  asm("" : "+w"(v));
+#endif
+  return v;
+}
+
 // The first `count` lanes, at least one; the others are `rest` or stay where they are.
 template <class T>
 inline Vector<T> load_first(const T* p, std::int64_t count, T rest) {
