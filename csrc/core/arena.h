@@ -7,6 +7,10 @@
 
 namespace flatstep {
 
+// Bytes between memory that is written by different threads. Processors fetch what lies up to 2 KB
+// behind that which is asked for, and lines that another core writes would go to and fro.
+constexpr std::size_t kThreadGap = 4096;
+
 class Arena {
  public:
   // A null base only counts.

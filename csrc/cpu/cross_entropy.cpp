@@ -119,7 +119,7 @@ struct Workspace {
   Workspace(const CrossEntropyRows& rows, int threads, void* base) {
     Arena one(nullptr);
     take_scratch(one, rows);
-    scratch_bytes = one.used();
+    scratch_bytes = one.used() + kThreadGap;
     const std::int64_t stretch = rows_per_sum(rows.classes);
     Arena arena(base);
     partials = arena.take<CrossEntropySums>((rows.rows + stretch - 1) / stretch);
