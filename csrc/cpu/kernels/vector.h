@@ -170,8 +170,8 @@ inline void store_vector(T* p, Vector<T> v) {
   std::memcpy(p, &v, sizeof v);
 }
 
-// v, which the compiler has to keep in a register: GCC would rather load it again for every use, and
-// loads across cache lines count twice.
+// v, which the compiler has to keep in a register: GCC would rather load it again for every use,
+// and loads across cache lines count twice.
 template <class V>
 inline V held(V v) {
 #if defined(__SSE2__)
