@@ -38,8 +38,7 @@ void sum_blocks(const CrossEntropyRows& rows, const CrossEntropyGroup& group, st
   constexpr std::int64_t kManyBlocks = 4;
   const std::int64_t blocks = block_count(rows.classes);
   with_smoothing(rows, [&](auto smoothing) {
-    if (blocks == 1 && begin < end) sum_short_rows<smoothing, T>(rows, group, scratch);
-    if (blocks == 1) return;
+    if (blocks == 1) return sum_short_rows<smoothing, T>(rows, group, scratch);
     const auto sum = blocks < kManyBlocks ? sum_row<smoothing, Rest::now, T>
                                           : sum_row<smoothing, Rest::later, T>;
     for (int i = 0; i < group.rows; ++i) sum(rows, group, i, begin, end, scratch);

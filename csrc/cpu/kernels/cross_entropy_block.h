@@ -35,19 +35,17 @@ __attribute__((always_inline)) inline void prefetch(const T* p, std::int64_t cou
 
 enum class Smoothing { none, uniform, weighted };
 
-// What the loop over a block reads and fills.
+// One block of a row: what is read and kept.
 template <class T>
-struct BlockArguments {
+struct BlockPlace {
   using A = Accumulate<T>;
   const T* x;
-  const A* low;   // with Split the logits are x + low
-  const T* next;  // as many logits as x
+  const T* next;  // as many logits, whose range is asked for; x if none are
   std::int64_t size;
-  A maximum;
-  Unit<A> unit;
+  A* exponentials;  // null: not kept
+  A* slopes;        // null: not kept; filled by sum_split
   const A* weights;
   double weight_sum;  // of the block's classes, masked or not; 1 is the weight without weights
-  A* exponentials;    // null: not kept
 };
 
 template <class A>
@@ -67,22 +65,25 @@ enum class Rest { now, later };
 
 // Fills `sums`, keeps the exponentials, and returns the range of the logits at `next`: reading
 // the next block here overlaps with the arithmetic, and what comes after it is prefetched. When
-// smoothing, a masked class keeps -1, which tells it from one that underflowed.
+// smoothing, a masked class keeps -1, which tells it from one that underflowed. With Split the
+// logits are x + low, and nothing is next.
 template <Smoothing kSmoothing, Masked kMasked, bool Split, Rest kRest, class T>
-Range<Accumulate<T>> sum_block(const BlockArguments<T>& arguments, CrossEntropyBlock& sums) {
+Range<Accumulate<T>> sum_block(const BlockPlace<T>& place, Accumulate<T> largest,
+                               CrossEntropyBlock& sums, const Accumulate<T>* low = nullptr) {
   using A = Accumulate<T>;
   using V = Vector<A>;
   constexpr bool kSmooth = kSmoothing != Smoothing::none;
   constexpr bool kMask = kSmooth && kMasked == Masked::some;
   constexpr std::int64_t kLanes = kLanesOf<A>;
-  // Copies, because the stores below might overwrite what a reference refers to.
-  const BlockArguments<T> block = arguments;
+  // A copy, because the stores below might overwrite what a reference refers to.
+  const BlockPlace<T> block = place;
+  const Unit<A> unit(largest);
   const std::int64_t size = block.size;
   const V minus_infinity = splat<V>(-kInfinite<A>);
-  const V maximum = splat<V>(block.maximum);
-  const V reference = splat<V>(block.maximum == -kInfinite<A> ? A(0) : block.maximum);
-  const V cutoff = splat<V>(block.unit.cutoff());
-  const auto bias = block.unit.bias();
+  const V maximum = splat<V>(largest);
+  const V reference = splat<V>(largest == -kInfinite<A> ? A(0) : largest);
+  const V cutoff = splat<V>(unit.cutoff());
+  const auto bias = unit.bias();
 
   // -> what is kept
   const auto add = [&](std::int64_t j, V x, auto whole,
@@ -95,7 +96,7 @@ Range<Accumulate<T>> sum_block(const BlockArguments<T>& arguments, CrossEntropyB
     const auto inside = at_least(x, cutoff);
     V e = exp_of_lanes(x, bias);
     if (!all) e = keep(inside, e);
-    if (Split) e = multiply_add(e, load(block.low), e);
+    if (Split) e = multiply_add(e, load(low), e);
     lanes.total += e;
     if (kRest == Rest::now) lanes.rest = add_where(below_or_nan(x, maximum), lanes.rest, e);
     const V below = x - reference;

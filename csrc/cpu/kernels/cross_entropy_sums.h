@@ -47,19 +47,6 @@ Accumulate<T>* slopes_of(const CrossEntropyRows& rows, int i, const CrossEntropy
   return static_cast<Accumulate<T>*>(scratch.slopes) + i * rows.classes;
 }
 
-// One block of a row: what is read and filled.
-template <class T>
-struct BlockPlace {
-  using A = Accumulate<T>;
-  const T* x;
-  const T* next;  // as many logits, whose range is asked for; x if none are
-  std::int64_t size;
-  A* exponentials;  // null: not kept
-  A* slopes;
-  const A* weights;
-  double weight_sum;
-};
-
 template <Smoothing kSmoothing, class T>
 void fill_weights(const CrossEntropyRows& rows, const CrossEntropyScratch& scratch,
                   std::int64_t index, BlockPlace<T>& place) {
@@ -99,7 +86,7 @@ __attribute__((noinline)) void sum_split(const CrossEntropyRows& rows, const Blo
   block.exponent = 0;
   const A top = masked ? -kInfinite<A> : A(0);
   sum_block<kSmoothing, Masked::some, true, Rest::now, A>(
-      {high, low, high, size, top, Unit<A>(top), place.weights, 0.0, place.exponentials}, block);
+      {high, high, size, place.exponentials, nullptr, place.weights, 0.0}, top, block, low);
 }
 
 // Fills all of `block` but the ties. Takes the range of its logits, and returns that of the next.
@@ -116,13 +103,10 @@ Range<Accumulate<T>> sum_one(const CrossEntropyRows& rows, const BlockPlace<T>& 
   const Unit<A> unit(maximum);
   block.shift = 0;
   block.exponent = unit.exponent;
-  const BlockArguments<T> arguments{place.x,       nullptr,          place.next,
-                                    place.size,    maximum,          unit,
-                                    place.weights, place.weight_sum, place.exponentials};
   if (kSmoothing != Smoothing::none && range.smallest < unit.cutoff()) {
-    return sum_block<kSmoothing, Masked::some, false, kRest>(arguments, block);
+    return sum_block<kSmoothing, Masked::some, false, kRest>(place, maximum, block);
   }
-  return sum_block<kSmoothing, Masked::none, false, kRest>(arguments, block);
+  return sum_block<kSmoothing, Masked::none, false, kRest>(place, maximum, block);
 }
 
 // Classes before the target with its logit, in a block that begins with class `first`.

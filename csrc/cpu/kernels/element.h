@@ -78,19 +78,13 @@ struct Element<bf16_bits> : HalfElement<bf16_bits, Bfloat16Format> {
   }
   static void store_pair(bf16_bits* p, Vector<float> first, Vector<float> second) {
     const auto odd_words = lane_numbers() * 0x00040004u + 0x00030001u;
-    const __m512i words =
-        _mm512_permutex2var_epi16(rounded(first), (__m512i)odd_words, rounded(second));
+    const __m512i words = _mm512_permutex2var_epi16(
+        (__m512i)Bfloat16Format::round(bits_of(first)), (__m512i)odd_words,
+        (__m512i)Bfloat16Format::round(bits_of(second)));
     _mm512_storeu_si512(p, words);
   }
 
  private:
-  // Bfloat16Format::round, with one instruction less.
-  static __m512i rounded(Vector<float> v) {
-    const auto bits = bits_of(v);
-    const __mmask16 odd = _mm512_test_epi32_mask((__m512i)bits, _mm512_set1_epi32(0x10000));
-    return _mm512_mask_add_epi32((__m512i)(bits + 0x7fffu), odd, (__m512i)bits,
-                                 _mm512_set1_epi32(0x8000));
-  }
   static Vector<std::uint32_t> lane_numbers() {
     return Vector<std::uint32_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   }
