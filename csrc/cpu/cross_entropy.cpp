@@ -160,8 +160,8 @@ void sum_weights(const CrossEntropyRows& rows, double* sums, void* copy) {
 void split_rows(const CrossEntropyRows& rows, const CrossEntropyKernels& kernel,
                 const CrossEntropyScratch& scratch, CrossEntropySums* sums) {
   const std::int64_t blocks = block_count(rows);
-  // A few stretches a worker even out their speeds.
-  const std::int64_t stretch = (blocks + 4 * worker_count() - 1) / (4 * worker_count());
+  // Two stretches a worker even out their speeds; each more costs a quarter of a microsecond.
+  const std::int64_t stretch = (blocks + 2 * worker_count() - 1) / (2 * worker_count());
   CrossEntropyGroup group{};
   for (std::int64_t row = 0; row < rows.rows; ++row) {
     group.rows = 0;
@@ -172,9 +172,12 @@ void split_rows(const CrossEntropyRows& rows, const CrossEntropyKernels& kernel,
     });
     sums[row] = kernel.finish(rows, group, scratch);
     if (rows.grad == nullptr) continue;
-    parallel_ranges(blocks, stretch, [&](std::int64_t begin, std::int64_t end) {
-      kernel.write_gradient(rows, group, begin, end, scratch);
-    });
+    parallel_ranges(
+        blocks, stretch,
+        [&](std::int64_t begin, std::int64_t end) {
+          kernel.write_gradient(rows, group, begin, end, scratch);
+        },
+        Order::backwards);
   }
 }
 

@@ -52,11 +52,15 @@ void parallel_for(std::int64_t tasks, Function&& function, Order order = Order::
 
 // parallel_for over [0, size) in fixed stretches: function(begin, end).
 template <class Function>
-void parallel_ranges(std::int64_t size, std::int64_t stretch, Function&& function) {
-  parallel_for((size + stretch - 1) / stretch, [&](std::int64_t task, int) {
-    const std::int64_t begin = task * stretch;
-    function(begin, begin + stretch < size ? begin + stretch : size);
-  });
+void parallel_ranges(std::int64_t size, std::int64_t stretch, Function&& function,
+                     Order order = Order::forwards) {
+  parallel_for(
+      (size + stretch - 1) / stretch,
+      [&](std::int64_t task, int) {
+        const std::int64_t begin = task * stretch;
+        function(begin, begin + stretch < size ? begin + stretch : size);
+      },
+      order);
 }
 
 // run_with_team and run_alone for a callable.
