@@ -69,6 +69,27 @@ def test_halves_are_the_float32_results_rounded_once(rng, names, dtype):
                 checks.assert_same_bits(getattr(result, name), getattr(wanted, name))
 
 
+@pytest.mark.parametrize("dtype", checks.HALVES)
+@pytest.mark.parametrize("classes", (256, 300, 2047, 2048 + 288, 6000))
+@pytest.mark.parametrize("scale", (1, 25))
+def test_halves_of_every_size_are_rounded_once(rng, scale, classes, dtype):
+    """Gradients down to 0 through the subnormal numbers, which conversions of some processors take
+    for 0, in a few of the elements or in all."""
+    upstream = np.append(2.0 ** -np.arange(0, 152, 4), (-1.5, -(2.0**-126), 2.0**-149, 0, 2.0**90))
+    upstream = upstream.astype(np.float32)
+    logits = (scale * rng.standard_normal((upstream.size, classes))).astype(np.float32)
+    logits[::3, rng.integers(0, classes, 2)] = -np.inf
+    stored, targets = checks.store(logits, dtype), np.full(upstream.size, 1)
+    options = {"reduction": "none", "grad_output": upstream}
+    _, wide = checks.run(checks.numbers_of(stored, dtype), targets, "float32", **options)
+    wanted = checks.store(wide, dtype)
+    smallest = np.finfo(np.float32).tiny
+    assert ((wide != 0) & (np.abs(wide) < smallest)).any() and (np.abs(wide) >= smallest).any()
+    for in_place in (False, True):
+        _, gradient = checks.run(stored, targets, dtype, in_place=in_place, **options)
+        checks.assert_same_bits(gradient, wanted)
+
+
 @pytest.mark.parametrize("dtype", checks.DTYPES)
 def test_float_upstream_with_one_loss_a_row(rng, dtype):
     stored, targets, options = make_case(rng, ("class_weight",), dtype, "none")

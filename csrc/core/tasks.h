@@ -94,16 +94,10 @@ struct CrossEntropyGroup {
   double weight[kRows], factor[kRows], spread[kRows], at_target[kRows];
 };
 
-// Rows of a group: as many as fit kElements. 16-bit types keep their exponentials beside the logits
-// and take fewer, but a vector of rows.
-static inline std::int64_t group_rows_of(std::int64_t classes, DType dtype) {
-  using Group = CrossEntropyGroup;
-  std::int64_t rows = Group::kElements / classes;
-  if (dtype == DType::bf16 || dtype == DType::f16) {
-    const std::int64_t few = Group::kElements / 2 / classes;
-    rows = rows < 8 ? rows : few < 8 ? 8 : few;
-  }
-  return rows < 1 ? 1 : rows > Group::kRows ? Group::kRows : rows;
+// Rows of a group: as many as fit kElements.
+static inline std::int64_t group_rows_of(std::int64_t classes) {
+  const std::int64_t rows = CrossEntropyGroup::kElements / classes;
+  return rows < 1 ? 1 : rows > CrossEntropyGroup::kRows ? CrossEntropyGroup::kRows : rows;
 }
 
 // Memory for the rows of a group. `blocks` holds the blocks of each row, one row after the other;

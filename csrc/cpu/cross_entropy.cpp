@@ -97,7 +97,7 @@ const CrossEntropyKernels& kernels_of(DType dtype) {
 }
 
 CrossEntropyScratch take_scratch(Arena& arena, const CrossEntropyRows& rows) {
-  const std::int64_t together = group_rows_of(rows.classes, rows.dtype);
+  const std::int64_t together = group_rows_of(rows.classes);
   const std::int64_t element = rows.dtype == DType::f64 ? 8 : 4;
   const std::int64_t bytes = together * rows.classes * element;
   const bool kept_elsewhere = rows.dtype == DType::bf16 || rows.dtype == DType::f16;

@@ -54,13 +54,12 @@ void parallel_for(std::int64_t tasks, Function&& function, Order order = Order::
 template <class Function>
 void parallel_ranges(std::int64_t size, std::int64_t stretch, Function&& function,
                      Order order = Order::forwards) {
-  parallel_for(
-      (size + stretch - 1) / stretch,
-      [&](std::int64_t task, int) {
-        const std::int64_t begin = task * stretch;
-        function(begin, begin + stretch < size ? begin + stretch : size);
-      },
-      order);
+  parallel_for((size + stretch - 1) / stretch,
+               [&](std::int64_t task, int) {
+                 const std::int64_t begin = task * stretch;
+                 function(begin, begin + stretch < size ? begin + stretch : size);
+               },
+               order);
 }
 
 // run_with_team and run_alone for a callable.

@@ -135,7 +135,7 @@ template <class T>
 CrossEntropySums cross_entropy_rows(const CrossEntropyRows& rows, std::int64_t begin,
                                     std::int64_t end, const CrossEntropyScratch& scratch) {
   const std::int64_t blocks = block_count(rows.classes);
-  const std::int64_t group_rows = group_rows_of(rows.classes, rows.dtype);
+  const std::int64_t group_rows = group_rows_of(rows.classes);
   CrossEntropySums sums;
   CrossEntropyGroup group{};
   for (std::int64_t row = begin; row < end;) {
