@@ -1,5 +1,3 @@
-#include <pybind11/stl.h>
-
 #include <memory>
 #include <optional>
 #include <vector>
@@ -7,6 +5,7 @@
 #include "flatstep/loss.h"
 #include "python/array_arg.h"
 #include "python/bindings.h"
+#include "python/plain_arg.h"
 #include "python/scratch.h"
 #include "python/status.h"
 #include "python/unlocked.h"
@@ -26,22 +25,38 @@ std::optional<ArrayArg> row_array(py::handle object, const char* name, Access ac
   return array;
 }
 
-// The options of both functions; holds their arrays.
+Reduction reduction_of(py::handle value) {
+  constexpr const char* kNames[] = {"mean", "sum", "none"};
+  constexpr Reduction kValues[] = {Reduction::mean, Reduction::sum, Reduction::none};
+  return kValues[choice_of(value, kNames, 3, "reduction")];
+}
+
+OnEmpty on_empty_of(py::handle value) {
+  constexpr const char* kNames[] = {"zero", "nan"};
+  constexpr OnEmpty kValues[] = {OnEmpty::zero, OnEmpty::nan};
+  return kValues[choice_of(value, kNames, 2, "on_empty")];
+}
+
+// The options of both functions, as they come from the caller; holds their arrays.
 class OptionsArg {
  public:
-  OptionsArg(Reduction reduction, double label_smoothing, std::int64_t ignore_index,
-             py::handle class_weight, py::handle token_weight, double z_loss,
-             std::optional<double> softcap, std::optional<double> divisor, OnEmpty on_empty,
-             double grad_output, py::handle grad_output_rows)
-      : class_weight_(class_weight), token_weight_(token_weight), upstream_(grad_output_rows) {
-    options_.reduction = reduction;
-    options_.label_smoothing = label_smoothing;
-    options_.ignore_index = ignore_index;
-    options_.z_loss = z_loss;
-    options_.softcap = softcap;
-    options_.divisor = divisor;
-    options_.on_empty = on_empty;
-    options_.grad_output = grad_output;
+  OptionsArg(py::handle reduction, py::handle label_smoothing, py::handle ignore_index,
+             py::object class_weight, py::object token_weight, py::handle z_loss,
+             py::handle softcap, py::handle divisor, py::handle on_empty, py::object grad_output)
+      : class_weight_(std::move(class_weight)), token_weight_(std::move(token_weight)) {
+    options_.reduction = reduction_of(reduction);
+    options_.label_smoothing = number_of(label_smoothing, "label_smoothing");
+    options_.ignore_index = integer_of(ignore_index, "ignore_index");
+    options_.z_loss = number_of(z_loss, "z_loss");
+    options_.softcap = optional_number_of(softcap, "softcap");
+    options_.divisor = optional_number_of(divisor, "divisor");
+    options_.on_empty = on_empty_of(on_empty);
+    const bool is_number = PyFloat_CheckExact(grad_output.ptr()) != 0;
+    if (is_number || !py::hasattr(grad_output, "__dlpack__")) {
+      options_.grad_output = number_of(grad_output, "grad_output");
+    } else {
+      upstream_ = std::move(grad_output);
+    }
   }
 
   // Takes the arrays: for rows of this shape, so many classes, and weights of this type.
@@ -62,7 +77,7 @@ class OptionsArg {
   const CrossEntropyOptions& options() const { return options_; }
 
  private:
-  py::handle class_weight_, token_weight_, upstream_;
+  py::object class_weight_, token_weight_, upstream_ = py::none();
   std::vector<ArrayArg> arrays_;
   CrossEntropyOptions options_;
 };
@@ -253,19 +268,12 @@ py::object linear_cross_entropy_arrays(py::handle hidden_object, py::handle weig
 }  // namespace
 
 void bind_loss(py::module_& module) {
-  py::enum_<Reduction>(module, "Reduction")
-      .value("mean", Reduction::mean)
-      .value("sum", Reduction::sum)
-      .value("none", Reduction::none);
-  py::enum_<OnEmpty>(module, "OnEmpty").value("zero", OnEmpty::zero).value("nan", OnEmpty::nan);
   py::class_<OptionsArg>(module, "LossOptions")
-      .def(py::init<Reduction, double, std::int64_t, py::handle, py::handle, double,
-                    std::optional<double>, std::optional<double>, OnEmpty, double, py::handle>(),
+      .def(py::init<py::handle, py::handle, py::handle, py::object, py::object, py::handle,
+                    py::handle, py::handle, py::handle, py::object>(),
            py::arg("reduction"), py::arg("label_smoothing"), py::arg("ignore_index"),
            py::arg("class_weight"), py::arg("token_weight"), py::arg("z_loss"), py::arg("softcap"),
-           py::arg("divisor"), py::arg("on_empty"), py::arg("grad_output"),
-           py::arg("grad_output_rows"), py::keep_alive<1, 5>(), py::keep_alive<1, 6>(),
-           py::keep_alive<1, 12>());
+           py::arg("divisor"), py::arg("on_empty"), py::arg("grad_output"));
   py::class_<LossStatus>(module, "LossStatus").def("values", &LossStatus::values);
   module.def("cross_entropy", cross_entropy_arrays, py::arg("logits"), py::arg("targets"),
              py::arg("options"), py::arg("loss"), py::arg("lse"), py::arg("entropy"),

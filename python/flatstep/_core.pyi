@@ -133,19 +133,10 @@ class Layout:
     @property
     def size(self) -> int: ...
 
-class Reduction(enum.Enum):
-    mean = ...
-    sum = ...
-    none = ...
-
-class OnEmpty(enum.Enum):
-    zero = ...
-    nan = ...
-
 class LossOptions:
     def __init__(
         self,
-        reduction: Reduction,
+        reduction: str,
         label_smoothing: float,
         ignore_index: int,
         class_weight: Any,
@@ -153,9 +144,8 @@ class LossOptions:
         z_loss: float,
         softcap: float | None,
         divisor: float | None,
-        on_empty: OnEmpty,
-        grad_output: float,
-        grad_output_rows: Any,
+        on_empty: str,
+        grad_output: Any,
     ) -> None: ...
 
 class LossStatus:

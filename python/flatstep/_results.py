@@ -97,9 +97,6 @@ class _OnDevice:
 
 
 class _LossOnDevice(_OnDevice):
-    def __init__(self, status, loss, **arrays):
-        self.__dict__.update(arrays, _status=status, _loss=loss)
-
     @property
     def loss(self):
         return self._status.values()[0] if self._loss is None else self._loss
@@ -113,6 +110,30 @@ class CrossEntropyOnDevice(_LossOnDevice, CrossEntropyResult):
 
 class LinearCrossEntropyOnDevice(_LossOnDevice, LinearCrossEntropyResult):
     """The result of a call on a CUDA device."""
+
+
+_ON_DEVICE = {
+    CrossEntropyResult: CrossEntropyOnDevice,
+    LinearCrossEntropyResult: LinearCrossEntropyOnDevice,
+}
+
+
+def result_of(kind, values, loss, **arrays):
+    """What a call of the core with these values returns: a ``kind``, or its like on a device.
+    ``loss``: those of the rows, or None."""
+    if type(values) is tuple:
+        total, n_valid, n_correct, weight_sum = values
+        arrays["loss"] = total if loss is None else loss
+        arrays["n_valid"] = n_valid
+        arrays["n_correct"] = n_correct
+        arrays["weight_sum"] = weight_sum
+    else:
+        kind = _ON_DEVICE[kind]
+        arrays["_status"] = values
+        arrays["_loss"] = loss
+    result = object.__new__(kind)
+    object.__setattr__(result, "__dict__", arrays)  # __init__ of a frozen dataclass takes thrice
+    return result
 
 
 class StepOnDevice(_OnDevice, StepInfo):

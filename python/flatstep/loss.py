@@ -1,71 +1,16 @@
 """Cross-entropy with its gradient, of logits and of a linear layer's output."""
 
 from . import _arrays, _checks, _core
-from ._results import (
-    CrossEntropyOnDevice,
-    CrossEntropyResult,
-    LinearCrossEntropyOnDevice,
-    LinearCrossEntropyResult,
-)
+from ._results import CrossEntropyResult, LinearCrossEntropyResult, result_of
 
-_REDUCTIONS = {name: getattr(_core.Reduction, name) for name in ("mean", "sum", "none")}
 _GRADIENT_OF = {name: f"grad_{name}" for name in ("hidden", "weight", "bias")}
 _GRADIENTS = tuple(_GRADIENT_OF.values())
-_ON_EMPTY = {"zero": _core.OnEmpty.zero, "nan": _core.OnEmpty.nan}
 
 
-def core_options(
-    reduction,
-    label_smoothing,
-    ignore_index,
-    class_weight,
-    token_weight,
-    z_loss,
-    softcap,
-    divisor,
-    on_empty,
-    grad_output,
-):
-    """The options of both functions as the core takes them.
-
-    Arguments go by position, here and to the core: a short row costs as much as their names would.
-    """
-    per_row = _arrays.is_array(grad_output)
-    return _core.LossOptions(
-        _checks.choice(reduction, _REDUCTIONS, "reduction"),
-        _checks.number(label_smoothing, "label_smoothing"),
-        _checks.integer(ignore_index, "ignore_index"),
-        class_weight,
-        token_weight,
-        _checks.number(z_loss, "z_loss"),
-        _checks.optional_number(softcap, "softcap"),
-        _checks.optional_number(divisor, "divisor"),
-        _checks.choice(on_empty, _ON_EMPTY, "on_empty"),
-        1.0 if per_row else _checks.number(grad_output, "grad_output"),
-        grad_output if per_row else None,
-    )
-
-
-class _Call:
-    """What both functions have in common: options for the core, arrays for each row."""
-
-    __slots__ = ("entropy", "loss", "lse", "options")
-
-    def __init__(self, rows, row_dtype, like, reduction, *others):
-        self.options = core_options(reduction, *others)
-        self.lse = _arrays.empty(rows, row_dtype, like)
-        self.entropy = _arrays.empty(rows, row_dtype, like)
-        self.loss = _arrays.empty(rows, row_dtype, like) if reduction == "none" else None
-
-    def arrays(self):
-        """Those that a result on CUDA holds."""
-        return {"loss": self.loss, "lse": self.lse, "entropy": self.entropy}
-
-    def results(self, values):
-        """The loss, and what follows the gradients in both results."""
-        loss, n_valid, n_correct, weight_sum = values
-        loss = loss if self.loss is None else self.loss
-        return loss, (self.lse, self.entropy, n_valid, n_correct, weight_sum)
+def _row_arrays(rows, dtype, like, reduction):
+    """What is kept of each row: its loss, if that is asked for, its log-sum-exp and its entropy."""
+    loss = _arrays.empty(rows, dtype, like) if reduction == "none" else None
+    return loss, _arrays.empty(rows, dtype, like), _arrays.empty(rows, dtype, like)
 
 
 def cross_entropy(
@@ -149,11 +94,8 @@ def cross_entropy(
     shape, dtype = _arrays.describe(logits, "logits")
     if dtype not in ("float32", "float64", "bfloat16", "float16"):
         raise TypeError(f"logits: got {dtype}, expected float32, float64, bfloat16 or float16")
-    row_dtype = "float64" if dtype == "float64" else "float32"
-    call = _Call(
-        shape[:-1],
-        row_dtype,
-        logits,
+    # Arguments of the core go by position: a short row takes no longer than their names would.
+    options = _core.LossOptions(
         reduction,
         label_smoothing,
         ignore_index,
@@ -165,17 +107,14 @@ def cross_entropy(
         on_empty,
         grad_output,
     )
+    row_dtype = "float64" if dtype == "float64" else "float32"
+    loss, lse, entropy = _row_arrays(shape[:-1], row_dtype, logits, reduction)
     if grad is True:
         grad = _arrays.empty_like(logits, "grad")
     elif grad is False:
         grad = None
-    values = _core.cross_entropy(
-        logits, targets, call.options, call.loss, call.lse, call.entropy, grad
-    )
-    if type(values) is not tuple:
-        return CrossEntropyOnDevice(values, grad=grad, **call.arrays())
-    loss, others = call.results(values)
-    return CrossEntropyResult(loss, grad, *others)
+    values = _core.cross_entropy(logits, targets, options, loss, lse, entropy, grad)
+    return result_of(CrossEntropyResult, values, loss, grad=grad, lse=lse, entropy=entropy)
 
 
 def linear_cross_entropy(
@@ -255,10 +194,7 @@ def linear_cross_entropy(
         raise ValueError(
             "accumulate: got True, expected False where grad_weight (and grad_bias) are not given"
         )
-    call = _Call(
-        shape[:-1],
-        "float32",
-        hidden,
+    options = _core.LossOptions(
         reduction,
         label_smoothing,
         ignore_index,
@@ -270,6 +206,7 @@ def linear_cross_entropy(
         on_empty,
         grad_output,
     )
+    loss, lse, entropy = _row_arrays(shape[:-1], "float32", hidden, reduction)
     if "grad_hidden" in wanted and grad_hidden is None:
         given["grad_hidden"] = _arrays.empty_like(hidden, "grad_hidden")
     if "grad_weight" in wanted and grad_weight is None:
@@ -283,18 +220,15 @@ def linear_cross_entropy(
         weight,
         bias,
         targets,
-        call.options,
+        options,
         workspace_bytes=_checks.integer(workspace_bytes, "workspace_bytes"),
         accumulate=bool(accumulate),
-        loss=call.loss,
-        lse=call.lse,
-        entropy=call.entropy,
+        loss=loss,
+        lse=lse,
+        entropy=entropy,
         **given,
     )
-    if type(values) is not tuple:
-        return LinearCrossEntropyOnDevice(values, **given, **call.arrays())
-    loss, others = call.results(values)
-    return LinearCrossEntropyResult(loss, *given.values(), *others)
+    return result_of(LinearCrossEntropyResult, values, loss, lse=lse, entropy=entropy, **given)
 
 
 def _wanted_gradients(grad):

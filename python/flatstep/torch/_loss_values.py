@@ -79,7 +79,7 @@ class Targets:
     def for_core(self, grad_output=1.0):
         """The options of a call of the core."""
         reduction, smoothing, ignore_index, z_loss, softcap, divisor, on_empty = self.options
-        return core.core_options(
+        return _core.LossOptions(
             reduction,
             smoothing,
             ignore_index,
