@@ -156,26 +156,34 @@ void sum_weights(const CrossEntropyRows& rows, double* sums, void* copy) {
   });
 }
 
-// One row after the other, each split over its classes.
+// One row after the other, each split over its classes. A worker sums into blocks of its own, which
+// are copied when it is done: stores to lines that another core has read hold up all that follow.
+template <class ScratchOf>
 void split_rows(const CrossEntropyRows& rows, const CrossEntropyKernels& kernel,
-                const CrossEntropyScratch& scratch, CrossEntropySums* sums) {
+                const ScratchOf& scratch_of, CrossEntropySums* sums) {
   const std::int64_t blocks = block_count(rows);
   // Two stretches a worker even out their speeds; each more costs a quarter of a microsecond.
   const std::int64_t stretch = (blocks + 2 * worker_count() - 1) / (2 * worker_count());
+  const CrossEntropyScratch all = scratch_of(0);
   CrossEntropyGroup group{};
   for (std::int64_t row = 0; row < rows.rows; ++row) {
     group.rows = 0;
     sums[row] = {};
     if (!kernel.prepare(rows, row, group)) continue;
-    parallel_ranges(blocks, stretch, [&](std::int64_t begin, std::int64_t end) {
-      kernel.sum_blocks(rows, group, begin, end, scratch);
+    parallel_for((blocks + stretch - 1) / stretch, [&](std::int64_t task, int worker) {
+      const std::int64_t begin = task * stretch, end = std::min(begin + stretch, blocks);
+      CrossEntropyScratch own = all;
+      own.blocks = scratch_of(worker).blocks;
+      kernel.sum_blocks(rows, group, begin, end, own);
+      if (worker > 0) std::copy(own.blocks + begin, own.blocks + end, all.blocks + begin);
     });
-    sums[row] = kernel.finish(rows, group, scratch);
+    sums[row] = kernel.finish(rows, group, all);
     if (rows.grad == nullptr) continue;
+    // Backwards, since what was summed last is nearest.
     parallel_ranges(
         blocks, stretch,
         [&](std::int64_t begin, std::int64_t end) {
-          kernel.write_gradient(rows, group, begin, end, scratch);
+          kernel.write_gradient(rows, group, begin, end, all);
         },
         Order::backwards);
   }
@@ -257,7 +265,7 @@ void cross_entropy(const CrossEntropyRows& call, LossTotals* totals, void* memor
   const std::int64_t parts = (rows.rows + stretch - 1) / stretch;
   // A row costs and gives the same either way; few long rows would leave threads idle.
   if (stretch == 1 && worker_count() > 1 && rows.rows < 2 * worker_count()) {
-    split_rows(rows, kernel, scratch_of(0), workspace.partials);
+    split_rows(rows, kernel, scratch_of, workspace.partials);
   } else {
     const std::int64_t most = std::max<std::int64_t>(1, kTaskElements / (stretch * rows.classes));
     const std::int64_t task_parts =
