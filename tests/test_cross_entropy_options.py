@@ -72,7 +72,10 @@ def test_halves_are_the_float32_results_rounded_once(rng, names, dtype):
 @pytest.mark.parametrize("dtype", checks.HALVES)
 @pytest.mark.parametrize("classes", (256, 300, 2047, 2048 + 288, 6000))
 @pytest.mark.parametrize("scale", (1, 25))
-def test_halves_of_every_size_are_rounded_once(rng, scale, classes, dtype):
+@pytest.mark.parametrize(
+    "names", ((), ("smoothing",), ("softcap",), ("smoothing", "class_weight")), ids="+".join
+)
+def test_halves_of_every_size_are_rounded_once(rng, names, scale, classes, dtype):
     """Gradients down to 0 through the subnormal numbers, which conversions of some processors take
     for 0, in a few of the elements or in all."""
     upstream = np.append(2.0 ** -np.arange(0, 152, 4), (-1.5, -(2.0**-126), 2.0**-149, 0, 2.0**90))
@@ -81,6 +84,13 @@ def test_halves_of_every_size_are_rounded_once(rng, scale, classes, dtype):
     logits[::3, rng.integers(0, classes, 2)] = -np.inf
     stored, targets = checks.store(logits, dtype), np.full(upstream.size, 1)
     options = {"reduction": "none", "grad_output": upstream}
+    if "smoothing" in names:
+        options["label_smoothing"] = 0.1
+    if "class_weight" in names:
+        options["class_weight"] = rng.uniform(0, 2, classes).astype(np.float32)
+        options["class_weight"][::7] = 0
+    if "softcap" in names:
+        options["softcap"] = 8.0
     _, wide = checks.run(checks.numbers_of(stored, dtype), targets, "float32", **options)
     wanted = checks.store(wide, dtype)
     smallest = np.finfo(np.float32).tiny

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "cpu/kernels/bfloat16_products.h"
+#include "cpu/kernels/bfloat16_store.h"
 #include "cpu/kernels/cross_entropy_lanes.h"
 #include "cpu/kernels/exponential.h"
 #include "element/cross_entropy_unit.h"
@@ -216,8 +216,8 @@ void gradient_block(const A* exponentials, std::int64_t size, A factor, A spread
   using V = Vector<A>;
   constexpr std::int64_t kLanes = kLanesOf<A>;
   constexpr bool kSmooth = kSmoothing != Smoothing::none;
-  const auto gradient = [&](std::int64_t j, std::int64_t count) __attribute__((always_inline)) {
-    const auto lanes = [&](const A* array) {
+  const auto gradient = [=](std::int64_t j, std::int64_t count) __attribute__((always_inline)) {
+    const auto lanes = [=](const A* array) {
       return count >= kLanes ? load_vector(array + j) : load_some(array + j, count, V{});
     };
     const V e = lanes(exponentials);
@@ -231,9 +231,11 @@ void gradient_block(const A* exponentials, std::int64_t size, A factor, A spread
     return Capped ? result * lanes(slopes) : result;
   };
   std::int64_t j = 0;
-  if constexpr (std::is_same_v<T, bf16_bits> && !kSmooth && !Capped) {
+  if constexpr (std::is_same_v<T, bf16_bits>) {
     // Shorter blocks lose more at their ends than they gain.
-    if (size >= 256) j = normal_products(exponentials, size, factor, grad);
+    const auto whole = [=](std::int64_t at)
+                           __attribute__((always_inline)) { return gradient(at, kLanes); };
+    if (size >= 256) j = store_normal(size, whole, grad);
   }
   for (; j + 2 * kLanes <= size; j += 2 * kLanes) {
     Element<T>::store_pair(grad + j, gradient(j, kLanes), gradient(j + kLanes, kLanes));
