@@ -9,22 +9,15 @@ namespace {
 template <class T>
 using Accumulate = typename Element<T>::Accumulate;
 
-// `size` lanes from p, the others from `rest`.
+// The first `count` lanes, less than all; the others are those of `rest`.
 template <class T, class V>
-V load_some(const T* p, std::int64_t size, V rest) {
-  using A = Accumulate<T>;
-  alignas(kVectorBytes) A lanes[kLanesOf<A>];
-  store_vector<A>(lanes, rest);
-  for (std::int64_t j = 0; j < size; ++j) lanes[j] = Element<T>::load(p[j]);
-  return load_vector<A>(lanes);
+V load_some(const T* p, std::int64_t count, V rest) {
+  return Element<T>::load_some(p, count, rest);
 }
 
 template <class T, class V>
-void store_some(T* p, std::int64_t size, V v) {
-  using A = Accumulate<T>;
-  alignas(kVectorBytes) A lanes[kLanesOf<A>];
-  store_vector<A>(lanes, v);
-  for (std::int64_t j = 0; j < size; ++j) p[j] = Element<T>::store(lanes[j]);
+void store_some(T* p, std::int64_t count, V v) {
+  Element<T>::store_some(p, count, v);
 }
 
 // Of some logits; NaN is left out.

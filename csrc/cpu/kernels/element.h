@@ -3,7 +3,7 @@
 // compiled once per instruction set.
 #pragma once
 
-#include "cpu/kernels/vector.h"
+#include "cpu/kernels/partial_vector.h"
 #include "element/half.h"
 
 namespace flatstep::cpu::FLATSTEP_ISA {
@@ -35,6 +35,10 @@ struct Element : ElementPairs<T, T> {
   static T store(T x) { return x; }
   static Vector<T> load_lanes(const T* p) { return load_vector(p); }
   static void store_lanes(T* p, Vector<T> v) { store_vector(p, v); }
+  static Vector<T> load_some(const T* p, std::int64_t count, Vector<T> rest) {
+    return load_part(p, count, rest);
+  }
+  static void store_some(T* p, std::int64_t count, Vector<T> v) { store_part(p, count, v); }
 };
 
 // 16-bit types; Format converts bits in the lower half of 32 to f32 and back, rounding to nearest
@@ -54,6 +58,13 @@ struct HalfElement : ElementPairs<T, float> {
   static void store_lanes(T* p, Vector<float> v) {
     const Half half = narrow(Format::from_float(v));
     std::memcpy(p, &half, sizeof half);
+  }
+  static Vector<float> load_some(const T* p, std::int64_t count, Vector<float> rest) {
+    const Half half = load_part(reinterpret_cast<const std::uint16_t*>(p), count, Half{});
+    return keep_first(count, Format::to_float(widen(half)), rest);
+  }
+  static void store_some(T* p, std::int64_t count, Vector<float> v) {
+    store_part(reinterpret_cast<std::uint16_t*>(p), count, narrow(Format::from_float(v)));
   }
 };
 

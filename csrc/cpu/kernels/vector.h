@@ -182,21 +182,6 @@ inline V held(V v) {
   return v;
 }
 
-// The first `count` lanes, at least one; the others are `rest` or stay where they are.
-template <class T>
-inline Vector<T> load_first(const T* p, std::int64_t count, T rest) {
-  if (count == kLanesOf<T>) return load_vector(p);
-  Vector<T> v = splat<Vector<T>>(rest);
-  std::memcpy(&v, p, static_cast<std::size_t>(count) * sizeof(T));
-  return v;
-}
-
-template <class T>
-inline void store_first(T* p, std::int64_t count, Vector<T> v) {
-  if (count == kLanesOf<T>) return store_vector(p, v);
-  std::memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(T));
-}
-
 // A vector of double from and to as many numbers of either type.
 inline Vector<double> load_double(const double* p) { return load_vector(p); }
 inline void store_double(double* p, Vector<double> v) { store_vector<double>(p, v); }

@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "cpu/isa.h"
+#include "cpu/kernels/partial_vector.h"
 #include "cpu/kernels/transpose.h"
 #include "element/exponential.h"
 #include "gpt/cpu_kernels/table.h"

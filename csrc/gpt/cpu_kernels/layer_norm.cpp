@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "cpu/isa.h"
+#include "cpu/kernels/partial_vector.h"
 #include "cpu/kernels/transpose.h"
 #include "gpt/cpu_kernels/add_dropout.h"
 #include "gpt/cpu_kernels/tables.h"
