@@ -82,7 +82,7 @@ struct CrossEntropyGroup {
   static constexpr std::int64_t kElements = 8192;  // of logits: what stays in the nearest cache
 
   int rows = 0;
-  std::int64_t row[kRows];
+  std::int64_t row[kRows], target[kRows];
   double target_logit[kRows];
   // From sum_blocks and add_blocks; the largest block's unit is the row's.
   double largest[kRows], maximum[kRows], shift[kRows], exponent[kRows];

@@ -25,6 +25,7 @@ bool prepare(const CrossEntropyRows& rows, std::int64_t row, CrossEntropyGroup& 
     return false;
   }
   group.row[group.rows] = row;
+  group.target[group.rows] = target;
   // Before the gradient, which may lie in the logits' place, is written.
   group.target_logit[group.rows] = Element<T>::load(logits_of<T>(rows, row)[target]);
   ++group.rows;
@@ -57,7 +58,7 @@ CrossEntropySums finish(const CrossEntropyRows& rows, CrossEntropyGroup& group,
     add_blocks(scratch.blocks + i * blocks, blocks, group, i);
     const std::int64_t row = group.row[i];
     weights.token[i] = element(rows.token_weight, row);
-    weights.target[i] = element(rows.class_weight, target_of(rows, row));
+    weights.target[i] = element(rows.class_weight, group.target[i]);
     weights.upstream[i] = rows.grad_output * element(rows.grad_output_rows, row) * weights.token[i];
   }
   finish_group(rows, weights, group);
@@ -98,11 +99,13 @@ void write_row(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int
   const auto* slopes = static_cast<const A*>(scratch.slopes) + (Capped ? i * rows.classes : 0);
   const auto* weights = static_cast<const A*>(rows.class_weight);
   const A spread = static_cast<A>(group.spread[i]);
-  const CrossEntropyBlock* blocks = scratch.blocks + i * block_count(rows.classes);
+  const std::int64_t count = block_count(rows.classes);
+  const CrossEntropyBlock* blocks = scratch.blocks + i * count;
   for (std::int64_t index = begin; index < end; ++index) {
     const std::int64_t first = index * kBlock;
     const std::int64_t size = std::min(kBlock, rows.classes - first);
-    const double ratio = unit_ratio(blocks[index], group.shift[i], group.exponent[i]);
+    const double ratio =
+        count == 1 ? 1.0 : unit_ratio(blocks[index], group.shift[i], group.exponent[i]);
     const A factor = static_cast<A>(group.factor[i] * ratio);
     const auto fill = blocks[index].unmasked == size
                           ? gradient_block<kSmoothing, Masked::none, Capped, T, A>
@@ -111,7 +114,7 @@ void write_row(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int
          kSmoothing == Smoothing::weighted ? weights + first : nullptr,
          Capped ? slopes + first : nullptr, grad + first);
   }
-  const std::int64_t target = target_of(rows, group.row[i]);
+  const std::int64_t target = group.target[i];
   if (target >= begin * kBlock && target < last) {
     grad[target] = Element<T>::store(static_cast<A>(group.at_target[i]));
   }

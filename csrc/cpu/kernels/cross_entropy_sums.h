@@ -111,10 +111,10 @@ Range<Accumulate<T>> sum_one(const CrossEntropyRows& rows, const BlockPlace<T>& 
 
 // Classes before the target with its logit, in a block that begins with class `first`.
 template <class T>
-std::int64_t ties_of(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int i,
-                     std::int64_t first, const T* x, std::int64_t size, Accumulate<T> maximum) {
+std::int64_t ties_of(const CrossEntropyGroup& group, int i, std::int64_t first, const T* x,
+                     std::int64_t size, Accumulate<T> maximum) {
   if (maximum != static_cast<Accumulate<T>>(group.target_logit[i])) return 0;
-  const std::int64_t before = target_of(rows, group.row[i]) - first;
+  const std::int64_t before = group.target[i] - first;
   return before > 0 ? count_equal(x, std::min(size, before), maximum) : 0;
 }
 
@@ -143,7 +143,7 @@ void sum_row(const CrossEntropyRows& rows, const CrossEntropyGroup& group, int i
     fill_weights<kSmoothing>(rows, scratch, index, place);
     if (!known) range = range_of(place.x, place.size);
     const A maximum = range.largest;
-    block.ties = ties_of(rows, group, i, first, place.x, place.size, maximum);
+    block.ties = ties_of(group, i, first, place.x, place.size, maximum);
     known = index + 1 < end && rows.classes - first >= 2 * kBlock;
     if (known) place.next += kBlock;
     range = sum_one<kSmoothing, kRest>(rows, place, range, block);
@@ -179,7 +179,7 @@ void sum_short_rows(const CrossEntropyRows& rows, const CrossEntropyGroup& group
       place.slopes = slopes_of<T>(rows, i, scratch);
     }
     CrossEntropyBlock& block = scratch.blocks[i];
-    block.ties = ties_of(rows, group, i, 0, place.x, place.size, range.largest);
+    block.ties = ties_of(group, i, 0, place.x, place.size, range.largest);
     ahead[1] = sum_one<kSmoothing, Rest::now>(rows, place, range, block);
   }
 }
