@@ -15,8 +15,8 @@ SINGLES_AND_PAIRS = tuple(
     names for size in (1, 2) for names in itertools.combinations(checks.OPTIONS, size)
 )
 
-# 5 x 9 rows: whole tasks of 16 rows and a part. 37 classes: two vectors of 16 and a tail.
-SHAPE, CLASSES = (5, 9), 37
+# 5 x 15 rows: a group of 64 rows and a part. 37 classes: two vectors of 16 and a tail.
+SHAPE, CLASSES = (5, 15), 37
 
 
 def make_case(rng, names, dtype, reduction, masked=False, scale=3.0):

@@ -123,22 +123,24 @@ def test_masked_target_with_a_negative_weight(dtype):
     assert result.loss[0] == -INF and checks.numbers_of(gradient, dtype)[0, 1] == 2
 
 
-# 2: no vector. 33: two of 16 and one. 1500: more than one block of sums.
-@pytest.mark.parametrize("classes", (2, 33, 1500))
+ROWS = 150  # two groups of 64 and a part, where classes are few
+
+# 2: no vector. 33: two of 16 and one. 1500: groups of fewer rows. 2500: two blocks.
+@pytest.mark.parametrize("classes", (2, 33, 1500, 2500))
 @pytest.mark.parametrize("dtype", checks.DTYPES)
 def test_row_with_all_options_does_not_depend_on_its_batch(rng, classes, dtype):
-    stored = checks.store(rng.standard_normal((35, classes)) * 4, dtype)
-    targets = rng.integers(0, classes, 35)
-    weights = random_weights(rng, 35, classes, dtype)
-    weights["grad_output"] = rng.standard_normal(35).astype(checks.row_dtype(dtype))
+    stored = checks.store(rng.standard_normal((ROWS, classes)) * 4, dtype)
+    targets = rng.integers(0, classes, ROWS)
+    weights = random_weights(rng, ROWS, classes, dtype)
+    weights["grad_output"] = rng.standard_normal(ROWS).astype(checks.row_dtype(dtype))
 
     def part(rows):
         own = {name: weights[name][rows] for name in ("token_weight", "grad_output")}
         own.update(ALL_OPTIONS, reduction="none", class_weight=weights["class_weight"])
         return checks.run(stored[rows], targets[rows], dtype, **own)
 
-    batch, gradient = part(np.arange(35))
-    for rows in ([0], [16], [34], [34, 20, 3]):
+    batch, gradient = part(np.arange(ROWS))
+    for rows in ([0], [64], [149], [149, 70, 3]):
         alone, own = part(rows)
         checks.assert_same_bits(own, gradient[rows])
         for name in ("loss", "lse", "entropy"):

@@ -78,8 +78,10 @@ struct CrossEntropyBlock {
 // Rows that are computed together, one array element each, so that what follows the sums is
 // vectorised over rows.
 struct CrossEntropyGroup {
-  static constexpr int kRows = 32;
-  static constexpr std::int64_t kElements = 8192;  // of logits: what stays in the nearest cache
+  static constexpr int kRows = 64;
+  // Of logits: they stay in the second cache. What fits the nearest one alone takes up to a sixth
+  // longer, since each group has a part that does not grow with its rows.
+  static constexpr std::int64_t kElements = 32768;
 
   int rows = 0;
   std::int64_t row[kRows], target[kRows];
