@@ -233,7 +233,7 @@ def test_linear_weights(argument, spoil):
 LINEAR_OPTIONS = {
     "reduction": ("average", None),
     "label_smoothing": (-0.1, 1.0, NAN),
-    "ignore_index": (1.5, None),
+    "ignore_index": (1.5, None, 2**63, -(2**70)),
     "divisor": (0.0, -2.0, NAN, INF),
     "on_empty": ("one", None),
     "grad_output": (NAN, "one", None, np.ones(6, np.float32)),

@@ -125,6 +125,7 @@ def test_masked_target_with_a_negative_weight(dtype):
 
 ROWS = 150  # two groups of 64 and a part, where classes are few
 
+
 # 2: no vector. 33: two of 16 and one. 1500: groups of fewer rows. 2500: two blocks.
 @pytest.mark.parametrize("classes", (2, 33, 1500, 2500))
 @pytest.mark.parametrize("dtype", checks.DTYPES)

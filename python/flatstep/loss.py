@@ -157,7 +157,8 @@ def linear_cross_entropy(
         workspace_bytes: the most memory to use besides inputs and outputs; it sets the chunk size.
             Each thread after the first adds a few kilobytes, half a megabyte where V is large
             beside D, and with softcap ``4 * V`` bytes or 128 KB. On CUDA it is the device's
-            memory, and larger chunks make faster products. None is 64 MB on the CPU and 1 GB on CUDA.
+            memory, and larger chunks make faster products. None is 64 MB on the CPU and 1 GB on
+            CUDA.
         grad: whether the gradients are wanted, or the names of those that are, of ``"hidden"``,
             ``"weight"`` and ``"bias"``. New arrays are made for those not given.
         grad_hidden: array to write, of the shape and dtype of ``hidden``.

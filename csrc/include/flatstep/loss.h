@@ -117,8 +117,8 @@ struct LinearCrossEntropyOutputs {
 // Bytes of workspace for linear_cross_entropy: what all rows at once would need, but no more than
 // max_bytes, and scratch for each thread after the first: a few kilobytes, half a megabyte where
 // classes are many beside width; with softcap 4 * classes bytes more for each of the rows that a
-// thread takes together, several where they are short (at most 128 KB). Throws InvalidArgument where
-// max_bytes is too little for one row.
+// thread takes together, several where they are short (at most 128 KB). Throws InvalidArgument
+// where max_bytes is too little for one row.
 FLATSTEP_API std::size_t linear_cross_entropy_workspace_bytes(std::int64_t rows, std::int64_t width,
                                                               std::int64_t classes, DType dtype,
                                                               const CrossEntropyOptions& options,
