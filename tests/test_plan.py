@@ -206,8 +206,10 @@ def test_training_with_recompute(tmp_path):
 
 def test_the_largest_batch_is_past_a_drop_of_the_scratch():
     """The head takes its rows in equal parts: one part more, and each takes less than before."""
-    plan, more = fs.plan(fs.GPTConfig(256, 16, 1, 2, 16), 1), 3840
-    assert plan.with_batch(more).total < plan.with_batch(more - 1).total
+    plan = fs.plan(fs.GPTConfig(256, 16, 1, 2, 16), 1)
+    totals = [plan.with_batch(batch).total for batch in range(1, 4000)]
+    more = max(batch for batch in range(2, 4000) if totals[batch - 1] < totals[batch - 2])
+    assert more > 3000
     for available in (plan.with_batch(more).total, plan.with_batch(more - 1).total):
         batch = plan.largest_batch(available)
         assert batch >= more and plan.with_batch(batch).total <= available
