@@ -79,7 +79,7 @@ struct CrossEntropyBlock {
 // vectorised over rows.
 struct CrossEntropyGroup {
   static constexpr int kRows = 64;
-  // Of logits: they stay in the second cache. What fits the nearest one alone takes up to a sixth
+  // Of logits: they stay in the second cache. What fits the nearest one alone takes up to a fifth
   // longer, since each group has a part that does not grow with its rows.
   static constexpr std::int64_t kElements = 32768;
 

@@ -156,9 +156,9 @@ def linear_cross_entropy(
         bias: ``[V]`` of the same dtype, or None.
         workspace_bytes: the most memory to use besides inputs and outputs; it sets the chunk size.
             Each thread after the first adds a few kilobytes, half a megabyte where V is large
-            beside D, and with softcap ``4 * V`` bytes or 128 KB. On CUDA it is the device's
-            memory, and larger chunks make faster products. None is 64 MB on the CPU and 1 GB on
-            CUDA.
+            beside D, and with softcap at most ``4 * V`` bytes or 128 KB, whichever is more. On
+            CUDA it is the device's memory, and larger chunks make faster products. None is 64 MB on
+            the CPU and 1 GB on CUDA.
         grad: whether the gradients are wanted, or the names of those that are, of ``"hidden"``,
             ``"weight"`` and ``"bias"``. New arrays are made for those not given.
         grad_hidden: array to write, of the shape and dtype of ``hidden``.

@@ -26,7 +26,7 @@ FLATSTEP_WITH_BFLOAT16 inline void store_pair(bf16_bits* p, Vector<float> first,
   std::memcpy(p, &words, sizeof words);
 }
 
-// p[j] = values(j), a vector of them, rounded once, for pairs of vectors: how many elements are
+// Stores the vectors values(j, kLanes) at p + j, rounded once, in pairs: how many elements are
 // right. The instruction takes numbers below the smallest normal one for 0; if there is one, or a
 // 0, none counts.
 template <class Values>
@@ -39,11 +39,12 @@ FLATSTEP_WITH_BFLOAT16 std::int64_t store_normal(std::int64_t size, const Values
   for (int i = 0; i < 2; ++i) even[i] = odd[i] = splat<V>(kInfinite<float>);
   std::int64_t j = 0;
   for (; j + 2 * kPair <= size; j += 2 * kPair) {
-    store_pair(p + j, values(j), values(j + kLanes), even);
-    store_pair(p + j + kPair, values(j + kPair), values(j + kPair + kLanes), odd);
+    store_pair(p + j, values(j, kLanes), values(j + kLanes, kLanes), even);
+    const std::int64_t next = j + kPair;
+    store_pair(p + next, values(next, kLanes), values(next + kLanes, kLanes), odd);
   }
   if (j + kPair <= size) {
-    store_pair(p + j, values(j), values(j + kLanes), even);
+    store_pair(p + j, values(j, kLanes), values(j + kLanes, kLanes), even);
     j += kPair;
   }
   const V least = smaller(smaller(even[0], even[1]), smaller(odd[0], odd[1]));

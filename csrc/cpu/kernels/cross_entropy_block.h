@@ -90,7 +90,7 @@ Range<Accumulate<T>> sum_block(const BlockPlace<T>& place, Accumulate<T> largest
   const auto add = [&](std::int64_t j, V x, auto whole,
                        LaneSums<A>& lanes) __attribute__((always_inline)) {
     const auto load = [&](const A* array) {
-      return whole ? load_vector(array + j) : load_some(array + j, size - j, V{});
+      return whole ? load_vector(array + j) : load_part(array + j, size - j, V{});
     };
     // Without masked classes nothing is below the cutoff, and 0 times a distance is 0.
     const bool all = kSmooth && !kMask && whole;
@@ -150,13 +150,13 @@ Range<Accumulate<T>> sum_block(const BlockPlace<T>& place, Accumulate<T> largest
     j += kLanes;
   }
   if (j < size) {
-    const V x = load_some(block.x + j, size - j, minus_infinity);
+    const V x = Element<T>::load_some(block.x + j, size - j, minus_infinity);
     if (!Split) {
       const V first = splat<V>(Element<T>::load(block.next[j]));
-      odd_ahead.take(load_some(block.next + j, size - j, first));
+      odd_ahead.take(Element<T>::load_some(block.next + j, size - j, first));
     }
     const V e = add(j, x, std::false_type{}, odd);
-    if (block.exponentials != nullptr) store_some(block.exponentials + j, size - j, e);
+    if (block.exponentials != nullptr) store_part(block.exponentials + j, size - j, e);
   }
 
   const Vector<double> lanes[] = {
@@ -202,7 +202,7 @@ double rest_of_block(const A* exponentials, std::int64_t size, A maximum) {
     add(load_vector(exponentials + j), even);
     j += kLanes;
   }
-  if (j < size) add(load_some(exponentials + j, size - j, V{}), odd);
+  if (j < size) add(load_part(exponentials + j, size - j, V{}), odd);
   const Vector<double> lanes[] = {in_double(even + odd)};
   double sum[1];
   sum_lanes(lanes, sum);
@@ -216,9 +216,10 @@ void gradient_block(const A* exponentials, std::int64_t size, A factor, A spread
   using V = Vector<A>;
   constexpr std::int64_t kLanes = kLanesOf<A>;
   constexpr bool kSmooth = kSmoothing != Smoothing::none;
+  // By value: what is captured by reference would be read again after every store.
   const auto gradient = [=](std::int64_t j, std::int64_t count) __attribute__((always_inline)) {
     const auto lanes = [=](const A* array) {
-      return count >= kLanes ? load_vector(array + j) : load_some(array + j, count, V{});
+      return count >= kLanes ? load_vector(array + j) : load_part(array + j, count, V{});
     };
     const V e = lanes(exponentials);
     V result = e * factor;
@@ -233,9 +234,7 @@ void gradient_block(const A* exponentials, std::int64_t size, A factor, A spread
   std::int64_t j = 0;
   if constexpr (std::is_same_v<T, bf16_bits>) {
     // Shorter blocks lose more at their ends than they gain.
-    const auto whole = [=](std::int64_t at)
-                           __attribute__((always_inline)) { return gradient(at, kLanes); };
-    if (size >= 256) j = store_normal(size, whole, grad);
+    if (size >= 256) j = store_normal(size, gradient, grad);
   }
   for (; j + 2 * kLanes <= size; j += 2 * kLanes) {
     Element<T>::store_pair(grad + j, gradient(j, kLanes), gradient(j + kLanes, kLanes));
@@ -243,7 +242,7 @@ void gradient_block(const A* exponentials, std::int64_t size, A factor, A spread
   for (; j + kLanes <= size; j += kLanes) {
     Element<T>::store_lanes(grad + j, gradient(j, kLanes));
   }
-  if (j < size) store_some(grad + j, size - j, gradient(j, size - j));
+  if (j < size) Element<T>::store_some(grad + j, size - j, gradient(j, size - j));
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Vectors of logits: parts of one, the range of a block, sums over lanes.
+// Vectors of logits: the range of a block, sums over lanes.
 #pragma once
 
 #include "cpu/kernels/element.h"
@@ -8,17 +8,6 @@ namespace {
 
 template <class T>
 using Accumulate = typename Element<T>::Accumulate;
-
-// The first `count` lanes, less than all; the others are those of `rest`.
-template <class T, class V>
-V load_some(const T* p, std::int64_t count, V rest) {
-  return Element<T>::load_some(p, count, rest);
-}
-
-template <class T, class V>
-void store_some(T* p, std::int64_t count, V v) {
-  Element<T>::store_some(p, count, v);
-}
 
 // Of some logits; NaN is left out.
 template <class A>
@@ -63,7 +52,8 @@ Range<Accumulate<T>> range_of(const T* x, std::int64_t size) {
   RangeLanes<T> lanes;
   std::int64_t j = 0;
   for (; j + kLanes <= size; j += kLanes) lanes.take(Element<T>::load_lanes(x + j));
-  if (j < size) lanes.take(load_some(x + j, size - j, splat<Vector<A>>(Element<T>::load(x[j]))));
+  if (j < size)
+    lanes.take(Element<T>::load_some(x + j, size - j, splat<Vector<A>>(Element<T>::load(x[j]))));
   return lanes.range();
 }
 
