@@ -1,5 +1,6 @@
 // The threads of a team under ThreadSanitizer. They are std::threads here: the sanitizer does not
 // know the barriers of libgomp. With an argument, a race is planted, which must be reported.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <thread>
@@ -17,16 +18,23 @@ void run(int workers, bool plant_race) {
   }
   std::vector<long> values(1000);
   for (int round = 1; round <= 300; ++round) {
+    const std::int64_t tasks = 1 + round * 7 % 1000;
     struct Context {
       std::vector<long>& values;
       long shared;
       bool plant_race;
-    } context{values, 0, plant_race};
-    const std::int64_t tasks = 1 + round * 7 % 1000;
+      bool meet;  // a race takes two: on a busy machine one thread may do all tasks of a round
+      std::atomic<unsigned> seen;
+    } context{values, 0, plant_race, plant_race && workers > 1 && tasks >= 2 * workers, {0}};
     team.run(
         tasks,
-        [](void* data, std::int64_t task, int) {
+        [](void* data, std::int64_t task, int worker) {
           auto& c = *static_cast<Context*>(data);
+          if (c.meet) {  // relaxed, so that it puts nothing in order
+            const unsigned self = 1u << worker;
+            c.seen.fetch_or(self, std::memory_order_relaxed);
+            while (c.seen.load(std::memory_order_relaxed) == self) std::this_thread::yield();
+          }
           ++c.values[static_cast<std::size_t>(
               task)];  // plain memory: only a team's order guards it
           if (c.plant_race) ++c.shared;
